@@ -1,0 +1,164 @@
+//! The way to the service: address, token, time limits, and what is sent again.
+//!
+//! Only UNAVAILABLE is sent again, and only what does no harm when it arrives twice: reads, and calls with a request id.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::time::{sleep, timeout};
+use tonic::metadata::AsciiMetadataValue;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Response, Status};
+
+use super::problem::Problem;
+use crate::grpc::proto::backup::backup_service_client::BackupServiceClient;
+use crate::grpc::proto::backup::operation_service_client::OperationServiceClient;
+
+const TOKEN: &str = "HOLDFAST_TOKEN";
+/// How long a call may take. A restore reads the whole file before it is accepted; streams have no limit.
+const DEADLINE: Duration = Duration::from_secs(120);
+const ATTEMPTS: u32 = 4;
+
+/// Where the service is, and who asks.
+#[derive(Debug, clap::Args)]
+pub struct Connection {
+    /// Address of the service
+    #[arg(long, global = true, env = "HOLDFAST_ENDPOINT", default_value = "http://127.0.0.1:50051", value_name = "URL")]
+    endpoint: String,
+    /// File with the token of the caller; without it HOLDFAST_TOKEN is used
+    #[arg(long, global = true, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+/// The service as seen from here. Nothing is sent before the first call.
+pub struct Client {
+    endpoint: String,
+    channel: Channel,
+    bearer: Bearer,
+}
+
+type Authorised = InterceptedService<Channel, Bearer>;
+
+impl Client {
+    /// # Errors
+    /// When the address or the token cannot be used.
+    pub fn new(connection: &Connection) -> Result<Self, Problem> {
+        let endpoint = match connection.endpoint.split_once("://") {
+            Some(("http", _)) => connection.endpoint.clone(),
+            Some((scheme, _)) => {
+                return Err(Problem::Usage(format!("the endpoint cannot begin with {scheme}://; only http:// is supported")));
+            }
+            None => format!("http://{}", connection.endpoint),
+        };
+        let channel = Endpoint::from_shared(endpoint.clone())
+            .and_then(|endpoint| endpoint.user_agent(concat!("holdfast/", env!("CARGO_PKG_VERSION"))))
+            .map_err(|_| Problem::Usage(format!("{endpoint} is not an address such as http://127.0.0.1:50051")))?
+            .connect_timeout(Duration::from_secs(5))
+            .http2_keep_alive_interval(Duration::from_secs(60))
+            .keep_alive_timeout(Duration::from_secs(20))
+            .initial_stream_window_size(1 << 20)
+            .initial_connection_window_size(4 << 20)
+            .connect_lazy();
+        Ok(Self { endpoint, channel, bearer: Bearer::of(connection)? })
+    }
+
+    pub fn backups(&self) -> BackupServiceClient<Authorised> {
+        BackupServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+    }
+
+    pub fn operations(&self) -> OperationServiceClient<Authorised> {
+        OperationServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+    }
+
+    /// A call that changes something: it is made once.
+    pub async fn once<T>(&self, call: impl AsyncFn() -> Result<Response<T>, Status>) -> Result<T, Problem> {
+        let answer = timeout(DEADLINE, call()).await;
+        let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded(format!("{} did not answer", self.endpoint))));
+        answer.map(Response::into_inner).map_err(|status| self.explained(status).into())
+    }
+
+    /// A call that may arrive twice: it is made again while the service is not available.
+    pub async fn repeat<T>(&self, call: impl AsyncFn() -> Result<Response<T>, Status>) -> Result<T, Problem> {
+        let mut attempt = 0;
+        loop {
+            match self.once(&call).await {
+                Err(Problem::Call(status)) if status.code() == Code::Unavailable && attempt + 1 < ATTEMPTS => {
+                    sleep(pause(attempt)).await;
+                    attempt += 1;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// A connection that did not come about says where it should have gone.
+    pub fn explained(&self, status: Status) -> Status {
+        if status.code() == Code::Unavailable && status.details().is_empty() {
+            return Status::unavailable(format!("{} does not answer ({})", self.endpoint, status.message()));
+        }
+        status
+    }
+}
+
+/// A request that is answered at once or not at all.
+pub fn unary<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(DEADLINE);
+    request
+}
+
+/// How long to wait after this many attempts: 0.2 s, 1 s, 5 s.
+pub fn pause(attempt: u32) -> Duration {
+    Duration::from_millis(200 * 5u64.pow(attempt.min(2)))
+}
+
+/// The token of the caller. It is sent with every call and shown nowhere.
+#[derive(Clone)]
+pub struct Bearer(Option<AsciiMetadataValue>);
+
+impl Bearer {
+    fn of(connection: &Connection) -> Result<Self, Problem> {
+        let token = match &connection.token_file {
+            Some(path) => {
+                Some(std::fs::read_to_string(path).with_context(|| format!("cannot read the token file {}", path.display()))?)
+            }
+            None => std::env::var(TOKEN).ok(),
+        };
+        let Some(token) = token.as_deref().map(str::trim).filter(|token| !token.is_empty()) else { return Ok(Self(None)) };
+        let mut value = AsciiMetadataValue::try_from(format!("Bearer {token}"))
+            .map_err(|_| Problem::usage("the token has characters that a token cannot have"))?;
+        value.set_sensitive(true);
+        Ok(Self(Some(value)))
+    }
+}
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            request.metadata_mut().insert("authorization", token.clone());
+        }
+        Ok(request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pauses_grow_to_five_seconds_and_no_further() {
+        assert_eq!([0, 1, 2, 3, 50].map(|attempt| pause(attempt).as_millis()), [200, 1000, 5000, 5000, 5000]);
+    }
+
+    #[tokio::test]
+    async fn an_address_without_a_scheme_is_accepted_and_another_scheme_is_not() {
+        let client = |endpoint: &str| Client::new(&Connection { endpoint: endpoint.into(), token_file: None });
+        assert_eq!(client("host:1").unwrap_or_else(|_| panic!()).endpoint, "http://host:1");
+        assert!(client("http://[::1]:1").is_ok());
+        assert!(matches!(client("ftp://host"), Err(Problem::Usage(_))));
+        assert!(matches!(client("not an address"), Err(Problem::Usage(_))));
+    }
+}

@@ -1,0 +1,279 @@
+//! What the messages of the contract look like to a person. Pure functions from a message to text.
+
+use prost_types::Timestamp;
+
+use super::output::{clean, facts, id, size, table, time, word};
+use crate::grpc::proto::backup::{
+    Backup, BackupResult, EncryptionInfo, ListBackupsResponse, ListOperationsResponse, ListResourcesResponse, Notice, NoticeCode,
+    Operation, OperationError, OperationMetadata, OperationPhase, OperationType, Progress, RestoreResult, SystemStatus, Trigger,
+    backup, encryption_info, notice, operation,
+};
+
+pub fn backups(list: &ListBackupsResponse) -> String {
+    if list.backups.is_empty() {
+        return "There are no backups.".to_owned();
+    }
+    let rows = list.backups.iter().map(|backup| {
+        let pinned = if backup.pinned() { "pinned" } else { "" };
+        [
+            id(&backup.name),
+            state(backup),
+            time(backup.snapshot_time),
+            size(backup.size_bytes),
+            encrypted(backup.encryption_info.as_ref()),
+            word(backup.trigger, Trigger::as_str_name, "TRIGGER_"),
+            [pinned, &backup.description].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; "),
+        ]
+    });
+    table(["NAME", "STATE", "DATA OF", "SIZE", "ENCRYPTED", "TRIGGER", "DESCRIPTION"], rows)
+}
+
+pub fn backup(backup: &Backup) -> String {
+    let place = backup.retention_position.filter(|place| place.position > 0);
+    let resources = table(
+        ["RESOURCE", "TITLE", "ITEMS", "SIZE"],
+        backup
+            .resources
+            .iter()
+            .map(|part| [id(&part.resource), part.display_name.clone(), part.item_count.to_string(), size(part.size_bytes)]),
+    );
+    let facts = facts([
+        ("Backup", id(&backup.name)),
+        ("State", state(backup)),
+        ("State detail", backup.state_detail.clone()),
+        ("Data of", time(backup.snapshot_time)),
+        ("Completed", time(backup.complete_time)),
+        ("File", backup.file_name.clone()),
+        ("Size", size(backup.size_bytes)),
+        ("SHA-256", backup.sha256.clone()),
+        ("Encrypted", encrypted(backup.encryption_info.as_ref())),
+        ("Trigger", word(backup.trigger, Trigger::as_str_name, "TRIGGER_")),
+        ("Description", backup.description.clone()),
+        ("Made by", backup.creator.clone()),
+        ("Operation", id(&backup.operation)),
+        ("Format", backup.format_version.clone()),
+        ("Pinned", if backup.pinned() { "yes".to_owned() } else { String::new() }),
+        (
+            "Retention",
+            place.map_or_else(String::new, |place| {
+                let next = if place.next_to_expire { "; the next successful backup deletes it" } else { "" };
+                format!("{} of {}{next}", place.position, place.max_count)
+            }),
+        ),
+    ]);
+    if backup.resources.is_empty() { facts } else { format!("{facts}\n{resources}") }
+}
+
+fn state(backup: &Backup) -> String {
+    word(backup.state, backup::State::as_str_name, "STATE_")
+}
+
+/// Whether it is encrypted, and with which passphrase: its number and since when it was in use.
+fn encrypted(info: Option<&EncryptionInfo>) -> String {
+    let Some(info) = info else { return String::new() };
+    match info.r#type() {
+        encryption_info::Type::None => "no".to_owned(),
+        encryption_info::Type::Unspecified => "unknown".to_owned(),
+        encryption_info::Type::Passphrase => {
+            let present = if info.current_passphrase { ", in use now" } else { "" };
+            let since = info.passphrase_set_time.map_or_else(String::new, |set| format!(" of {}", time(Some(set))));
+            format!("passphrase {}{since}{present}", info.passphrase_generation)
+        }
+    }
+}
+
+pub fn is_encrypted(backup: &Backup) -> bool {
+    backup.encryption_info.as_ref().is_some_and(|info| info.r#type() == encryption_info::Type::Passphrase)
+}
+
+/// What a backup did besides making the file.
+pub fn backup_result(made: &Backup, result: &BackupResult) -> String {
+    let expired = result.expired_backups.iter().map(|name| format!("Deleted by retention: {}\n", clean(&id(name))));
+    [backup(made), "\n".to_owned(), expired.collect(), notices(&result.notices)].concat()
+}
+
+pub fn restore_result(result: &RestoreResult) -> String {
+    let facts = facts([
+        ("Restored", id(&result.backup)),
+        ("Data of", time(result.snapshot_time)),
+        ("Committed", time(result.commit_time)),
+        ("Undone by", id(&result.safety_backup)),
+    ]);
+    let rows = result.changes.iter().map(|change| {
+        let numbers =
+            [change.items_before, change.items_in_backup, change.items_added, change.items_changed, change.items_removed];
+        let [before, now, added, changed, removed] = numbers.map(|number| number.to_string());
+        [id(&change.resource), before, now, added, changed, removed]
+    });
+    let changes = table(["RESOURCE", "BEFORE", "NOW", "ADDED", "CHANGED", "REMOVED"], rows);
+    format!("{facts}\n{changes}\n{}", notices(&result.notices))
+}
+
+fn notices(notices: &[Notice]) -> String {
+    let mut text = String::new();
+    for notice in notices {
+        let severity = word(notice.severity, notice::Severity::as_str_name, "SEVERITY_");
+        let code = word(notice.code, NoticeCode::as_str_name, "NOTICE_CODE_");
+        text.push_str(&format!("{severity}: {} ({code})\n", clean(&notice.message)));
+        if !notice.instructions.is_empty() {
+            text.push_str(&format!("  what to do: {}\n", clean(&notice.instructions)));
+        }
+    }
+    text
+}
+
+pub fn operations(list: &ListOperationsResponse) -> String {
+    if list.operations.is_empty() {
+        return "There are no operations.".to_owned();
+    }
+    operation_table(&list.operations)
+}
+
+fn operation_table(operations: &[Operation]) -> String {
+    let rows = operations.iter().map(|operation| {
+        let about = operation.metadata.clone().unwrap_or_default();
+        [id(&operation.name), kind(&about), outcome(operation), time(about.create_time), time(about.end_time), id(&about.target)]
+    });
+    table(["OPERATION", "TYPE", "STATE", "ASKED FOR", "ENDED", "BACKUP"], rows)
+}
+
+pub fn operation(operation: &Operation) -> String {
+    let about = operation.metadata.clone().unwrap_or_default();
+    let facts = facts([
+        ("Operation", id(&operation.name)),
+        ("Type", kind(&about)),
+        ("State", outcome(operation)),
+        ("Detail", about.status_detail.clone()),
+        ("Backup", id(&about.target)),
+        ("Trigger", if about.trigger == 0 { String::new() } else { word(about.trigger, Trigger::as_str_name, "TRIGGER_") }),
+        ("Asked for", time(about.create_time)),
+        ("Started", time(about.start_time)),
+        ("Ended", time(about.end_time)),
+        ("Caller", about.caller.clone()),
+        ("Cancelling", if about.cancel_requested { "yes".to_owned() } else { String::new() }),
+    ]);
+    let result = match &operation.result {
+        Some(operation::Result::Error(error)) => failure(error),
+        Some(operation::Result::Backup(result)) => backup_result(&result.backup.clone().unwrap_or_default(), result),
+        Some(operation::Result::Restore(result)) => restore_result(result),
+        Some(operation::Result::Verify(_) | operation::Result::Preview(_)) | None => return facts,
+    };
+    format!("{facts}\n{result}")
+}
+
+fn failure(error: &OperationError) -> String {
+    facts([("Error", error.message.clone()), ("Reason", error.reason.clone()), ("What to do", error.instructions.clone())])
+}
+
+fn kind(about: &OperationMetadata) -> String {
+    word(about.r#type, OperationType::as_str_name, "OPERATION_TYPE_")
+}
+
+fn outcome(operation: &Operation) -> String {
+    match (&operation.result, operation.done) {
+        (Some(operation::Result::Error(error)), _) if error.code == 1 => "cancelled".to_owned(),
+        (Some(operation::Result::Error(error)), _) => format!("failed ({})", error.reason),
+        (_, true) => "done".to_owned(),
+        (_, false) => step(operation),
+    }
+}
+
+/// What an operation is doing now, in a few words.
+pub fn step(operation: &Operation) -> String {
+    let about = operation.metadata.clone().unwrap_or_default();
+    let phase = word(about.phase, OperationPhase::as_str_name, "OPERATION_PHASE_");
+    // At its end an operation is at no resource any more.
+    match about.progress.filter(|progress| progress.percent > 0 && !operation.done) {
+        Some(Progress { percent, current_resource, .. }) => {
+            format!("{phase} {percent} % {}", clean(&id(&current_resource))).trim_end().to_owned()
+        }
+        None => phase,
+    }
+}
+
+pub fn resources(list: &ListResourcesResponse) -> String {
+    let rows = list.resources.iter().map(|resource| {
+        let sensitive = if resource.sensitive { "yes" } else { "no" };
+        let items = resource.item_count.to_string();
+        [id(&resource.name), resource.display_name.clone(), items, sensitive.to_owned(), resource.description.clone()]
+    });
+    table(["RESOURCE", "TITLE", "ITEMS", "SENSITIVE", "DESCRIPTION"], rows)
+}
+
+pub fn status(status: &SystemStatus) -> String {
+    let yes = |possible: bool| if possible { "yes" } else { "no" }.to_owned();
+    let latest = if status.latest_backup.is_empty() {
+        "none".to_owned()
+    } else {
+        format!("{} with data of {}", id(&status.latest_backup), time(status.latest_snapshot_time))
+    };
+    let next = |time_: Option<Timestamp>| time_.map_or_else(|| "none planned".to_owned(), |next| time(Some(next)));
+    let space = format!("{} used by backups, {} free", size(status.storage_used_bytes), size(status.storage_available_bytes));
+    let mut text = facts([
+        ("Backup possible", yes(status.backup_possible)),
+        ("Restore possible", yes(status.restore_possible)),
+        ("Backups", status.backup_count.to_string()),
+        ("Latest good", latest),
+        ("Next automatic", next(status.next_run_time)),
+        ("Encryption", if status.encryption_enabled { "on" } else { "off" }.to_owned()),
+        ("Volume", space),
+        ("Server", status.server_version.clone()),
+        ("System", status.system_id.clone()),
+    ]);
+    for obstacle in &status.obstacles {
+        text.push_str(&format!("\nObstacle:\n{}", failure(obstacle)));
+    }
+    if !status.active_operations.is_empty() {
+        text.push_str(&format!("\n{}", operation_table(&status.active_operations)));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Backup {
+        Backup {
+            name: "backups/b-20260301t010000z-abcdefgh".into(),
+            state: backup::State::Ready as i32,
+            snapshot_time: Some(Timestamp { seconds: 1_772_326_800, nanos: 0 }),
+            size_bytes: 3 << 20,
+            trigger: Trigger::Scheduled as i32,
+            encryption_info: Some(EncryptionInfo {
+                r#type: encryption_info::Type::Passphrase as i32,
+                passphrase_generation: 2,
+                current_passphrase: true,
+                ..Default::default()
+            }),
+            ..Backup::default()
+        }
+    }
+
+    #[test]
+    fn a_list_shows_what_is_needed_to_choose() {
+        let list = ListBackupsResponse { backups: vec![sample()], ..Default::default() };
+        let text = backups(&list);
+        let rows: Vec<_> = text.lines().collect();
+        assert!(rows[0].starts_with("NAME "), "{text}");
+        for part in
+            ["b-20260301t010000z-abcdefgh  ready", "2026-03-01T01:00:00Z  3.00 MiB", "passphrase 2, in use now  scheduled"]
+        {
+            assert!(rows[1].contains(part), "{text}");
+        }
+        assert_eq!(backups(&ListBackupsResponse::default()), "There are no backups.");
+    }
+
+    #[test]
+    fn an_operation_says_how_it_ended() {
+        let error = OperationError { code: 9, reason: "SOFTWARE_UPDATE_IN_PROGRESS".into(), ..Default::default() };
+        let failed = Operation { done: true, result: Some(operation::Result::Error(error)), ..Default::default() };
+        assert!(operation(&failed).contains("failed (SOFTWARE_UPDATE_IN_PROGRESS)"), "{}", operation(&failed));
+        let metadata = OperationMetadata {
+            phase: OperationPhase::Transferring as i32,
+            progress: Some(Progress { percent: 40, current_resource: "resources/adapters".into(), ..Default::default() }),
+            ..Default::default()
+        };
+        assert_eq!(step(&Operation { metadata: Some(metadata), ..Default::default() }), "transferring 40 % adapters");
+    }
+}

@@ -1,0 +1,85 @@
+//! Looking at, following and cancelling operations.
+
+use super::Session;
+use super::connect::unary;
+use super::describe;
+use super::follow::{follow, succeeded};
+use super::names::OperationChoice;
+use super::output::{id, note};
+use super::problem::Problem;
+use crate::grpc::proto::backup::{
+    CancelOperationRequest, GetOperationRequest, ListOperationsRequest, ListOperationsResponse, Operation,
+};
+
+#[derive(Debug, Default, clap::Subcommand)]
+pub enum What {
+    /// List the operations of the last 30 days, newest first
+    #[default]
+    List,
+    /// Show one operation
+    Show(Which),
+    /// Follow an operation to its end; the exit code says how it ended
+    Watch(Which),
+    /// Ask an operation to stop; a restore is rolled back
+    Cancel(Which),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Which {
+    /// Id of the operation, or `latest`
+    #[arg(value_name = "ID")]
+    operation: OperationChoice,
+}
+
+pub async fn run(session: Session, what: What) -> Result<(), Problem> {
+    let output = session.output;
+    match what {
+        What::List => output.result(&list(&session).await?, describe::operations),
+        What::Show(which) => output.result(&get(&session, which.operation).await?, describe::operation),
+        What::Watch(which) => {
+            let operation = get(&session, which.operation).await?;
+            let ended = follow(&session.client, operation).await?;
+            output.result(&ended, describe::operation)?;
+            succeeded(ended).map(|_| ())
+        }
+        What::Cancel(which) => {
+            let name = get(&session, which.operation).await?.name;
+            let request = CancelOperationRequest { name: name.clone() };
+            session.client.once(async || session.client.operations().cancel_operation(unary(request.clone())).await).await?;
+            note(&format!("Cancellation was asked for. See the outcome: holdfast operations watch {}", id(&name)));
+            if output.json { output.result(&named(&session, name).await?, describe::operation) } else { Ok(()) }
+        }
+    }
+}
+
+async fn list(session: &Session) -> Result<ListOperationsResponse, Problem> {
+    let mut all = ListOperationsResponse::default();
+    loop {
+        let page = page(session, &all.next_page_token).await?;
+        all.operations.extend(page.operations);
+        all.next_page_token = page.next_page_token;
+        if all.next_page_token.is_empty() {
+            return Ok(all);
+        }
+    }
+}
+
+async fn page(session: &Session, token: &str) -> Result<ListOperationsResponse, Problem> {
+    let request = ListOperationsRequest { page_token: token.to_owned(), ..Default::default() };
+    session.client.repeat(async || session.client.operations().list_operations(unary(request.clone())).await).await
+}
+
+async fn get(session: &Session, choice: OperationChoice) -> Result<Operation, Problem> {
+    match choice {
+        OperationChoice::Named(id) => named(session, format!("operations/{id}")).await,
+        OperationChoice::Latest => {
+            let newest = page(session, "").await?.operations.into_iter().next();
+            newest.ok_or_else(|| anyhow::anyhow!("there are no operations").into())
+        }
+    }
+}
+
+async fn named(session: &Session, name: String) -> Result<Operation, Problem> {
+    let request = GetOperationRequest { name };
+    session.client.repeat(async || session.client.operations().get_operation(unary(request.clone())).await).await
+}

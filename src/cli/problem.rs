@@ -1,0 +1,157 @@
+//! Why a command did not do what it was asked to, in words for a person and as an exit code for a script.
+//!
+//! What the service says is shown whole (message, reason, values, instructions), never as a Rust value.
+
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+use super::output::clean;
+use crate::grpc::proto::backup::OperationError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    /// The command line asks for something that cannot be.
+    #[error("{0}")]
+    Usage(String),
+    /// The service refused, or could not be reached.
+    #[error("{}", .0.message())]
+    Call(#[from] Status),
+    /// The operation was started and failed.
+    #[error("{}", .0.message)]
+    Operation(Box<OperationError>),
+    /// Ctrl-C. The text says what goes on all the same.
+    #[error("{0}")]
+    Interrupted(String),
+    #[error("{0:#}")]
+    Local(#[from] anyhow::Error),
+}
+
+impl Problem {
+    pub fn usage(text: impl Into<String>) -> Self {
+        Self::Usage(text.into())
+    }
+
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => 2,
+            Self::Call(status) => of_code(status.code() as i32),
+            Self::Operation(error) => of_code(error.code),
+            Self::Interrupted(_) => 130,
+            Self::Local(_) => 1,
+        }
+    }
+
+    /// `ErrorInfo.reason`, where there is one.
+    pub fn reason(&self) -> Option<String> {
+        match self {
+            Self::Call(status) => status.get_error_details().error_info().map(|info| info.reason.clone()),
+            Self::Operation(error) => Some(error.reason.clone()),
+            Self::Usage(_) | Self::Interrupted(_) | Self::Local(_) => None,
+        }
+    }
+
+    /// One line `error: ...`, then a line for each thing that is known besides.
+    pub fn report(&self) -> String {
+        let mut lines = match self {
+            Self::Interrupted(text) => vec![text.clone()],
+            problem => vec![format!("error: {}", clean(&problem.to_string()))],
+        };
+        match self {
+            Self::Call(status) => lines.extend(details(status)),
+            Self::Operation(error) => lines.extend(operation_details(error)),
+            Self::Usage(_) | Self::Interrupted(_) | Self::Local(_) => {}
+        }
+        lines.join("\n")
+    }
+}
+
+/// 64 + gRPC code; a code that does not exist, or OK where something failed, counts as UNKNOWN.
+fn of_code(code: i32) -> u8 {
+    let code = if (1..=16).contains(&code) { code } else { Code::Unknown as i32 };
+    u8::try_from(64 + code).unwrap_or(66)
+}
+
+fn details(status: &Status) -> Vec<String> {
+    let details = status.get_error_details();
+    let mut lines = Vec::new();
+    match details.error_info() {
+        Some(info) => {
+            lines.push(line("reason", &info.reason));
+            lines.extend(sorted(&info.metadata));
+        }
+        None => lines.push(line("code", status.code().description())),
+    }
+    for violation in details.bad_request().iter().flat_map(|request| &request.field_violations) {
+        lines.push(line("field", &format!("{}: {}", violation.field, violation.description)));
+    }
+    for violation in details.precondition_failure().iter().flat_map(|failure| &failure.violations) {
+        lines.push(line("condition", &format!("{}: {}", violation.subject, violation.description)));
+    }
+    for violation in details.quota_failure().iter().flat_map(|failure| &failure.violations) {
+        lines.push(line("quota", &format!("{}: {}", violation.subject, violation.description)));
+    }
+    lines.extend(details.resource_info().map(|resource| line("resource", &resource.resource_name)));
+    lines.extend(details.help().iter().flat_map(|help| &help.links).map(|link| line("help", &link.description)));
+    lines.extend(details.localized_message().map(|text| line("instructions", &text.message)));
+    lines.extend(details.request_info().map(|request| line("request", &request.request_id)));
+    let delay = details.retry_info().and_then(|retry| retry.retry_delay);
+    lines.extend(delay.map(|delay| format!("retry: may succeed after {}", humantime::format_duration(delay))));
+    lines
+}
+
+fn operation_details(error: &OperationError) -> Vec<String> {
+    let mut lines = vec![line("reason", &error.reason)];
+    lines.extend(sorted(&error.metadata));
+    if !error.instructions.is_empty() {
+        lines.push(line("instructions", &error.instructions));
+    }
+    lines.extend(error.retry_delay.map(|delay| format!("retry: may succeed after {} s", delay.seconds)));
+    lines
+}
+
+fn sorted(metadata: &std::collections::HashMap<String, String>) -> Vec<String> {
+    let mut lines: Vec<String> = metadata.iter().map(|(key, value)| line(key, value)).collect();
+    lines.sort_unstable();
+    lines
+}
+
+fn line(key: &str, value: &str) -> String {
+    format!("{}: {}", clean(key), clean(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::time::Duration;
+
+    use tonic_types::ErrorDetails;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_reported_with_all_that_helps() {
+        let metadata = HashMap::from([("holder".to_owned(), "update-service".to_owned()), ("a".into(), "b\x1b[2J".into())]);
+        let mut details = ErrorDetails::with_error_info("SOFTWARE_UPDATE_IN_PROGRESS", "backup.holdfast", metadata);
+        details.add_bad_request_violation("passphrase", "missing").set_retry_info(Some(Duration::from_secs(5)));
+        details.add_precondition_failure_violation("LOCK", "locks/platform-maintenance", "taken");
+        let status = Status::with_error_details(Code::FailedPrecondition, "A software update runs.", details);
+        let problem = Problem::from(status);
+        assert_eq!(problem.exit_code(), 73);
+        assert_eq!(problem.reason().unwrap(), "SOFTWARE_UPDATE_IN_PROGRESS");
+        assert_eq!(
+            problem.report(),
+            "error: A software update runs.\nreason: SOFTWARE_UPDATE_IN_PROGRESS\na: b\u{fffd}[2J\nholder: update-service\n\
+             field: passphrase: missing\ncondition: locks/platform-maintenance: taken\nretry: may succeed after 5s"
+        );
+    }
+
+    #[test]
+    fn each_kind_has_its_exit_code() {
+        let failed = |code| Problem::Operation(Box::new(OperationError { code, ..OperationError::default() })).exit_code();
+        assert_eq!((failed(1), failed(9), failed(16)), (65, 73, 80));
+        assert_eq!((failed(0), failed(99), failed(-1)), (66, 66, 66));
+        assert_eq!(Problem::usage("x").exit_code(), 2);
+        assert_eq!(Problem::from(anyhow::anyhow!("x")).exit_code(), 1);
+        assert_eq!(Problem::Interrupted(String::new()).exit_code(), 130);
+    }
+}

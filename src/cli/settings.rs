@@ -1,0 +1,122 @@
+//! Retention, encryption, resources and the state of the service.
+
+use super::Session;
+use super::connect::unary;
+use super::describe;
+use super::output::{facts, note, time};
+use super::passphrase::{Source, confirm};
+use super::problem::Problem;
+use crate::grpc::proto::backup;
+use crate::grpc::proto::backup::{
+    GetEncryptionRequest, GetRetentionRequest, GetSystemStatusRequest, ListResourcesRequest, ListResourcesResponse,
+    SetEncryptionRequest, SetRetentionRequest,
+};
+
+#[derive(Debug, Default, clap::Subcommand)]
+pub enum Retention {
+    /// Show how many backups are kept
+    #[default]
+    Show,
+    /// Change how many backups are kept; nothing is deleted before the next backup succeeds
+    Set {
+        /// Number of backups, 1 to 1000
+        #[arg(value_name = "N", value_parser = clap::value_parser!(i32).range(1..=1000))]
+        keep: i32,
+    },
+}
+
+#[derive(Debug, Default, clap::Subcommand)]
+pub enum Encryption {
+    /// Show whether new backups are encrypted
+    #[default]
+    Show,
+    /// Encrypt new backups with a passphrase; it is asked for unless it is handed over
+    Set(Source),
+    /// Do not encrypt new backups
+    Off {
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+pub async fn retention(session: Session, what: Retention) -> Result<(), Problem> {
+    let Session { client, output } = &session;
+    let retention = match what {
+        Retention::Show => client.repeat(async || client.backups().get_retention(unary(GetRetentionRequest {})).await).await?,
+        Retention::Set { keep } => {
+            let new = || backup::Retention { max_count: keep, ..Default::default() };
+            let request = || unary(SetRetentionRequest { retention: Some(new()) });
+            client.once(async || client.backups().set_retention(request()).await).await?
+        }
+    };
+    output.result(&retention, describe_retention)
+}
+
+fn describe_retention(retention: &backup::Retention) -> String {
+    let excess = match retention.excess_count {
+        0 => "none".to_owned(),
+        1 => "1 backup, the oldest".to_owned(),
+        count => format!("{count} backups, the oldest"),
+    };
+    facts([
+        ("Backups kept", retention.max_count.to_string()),
+        ("Present", retention.current_count.to_string()),
+        ("The next successful backup deletes", excess),
+        ("Changed", format!("{} {}", time(retention.update_time), retention.updater).trim().to_owned()),
+    ])
+}
+
+pub async fn encryption(session: Session, what: Encryption) -> Result<(), Problem> {
+    let Session { client, output } = &session;
+    let passphrase = match what {
+        Encryption::Show => {
+            let state = client.repeat(async || client.backups().get_encryption(unary(GetEncryptionRequest {})).await).await?;
+            return output.result(&state, describe_encryption);
+        }
+        Encryption::Set(source) => source.new_one()?.reveal().to_owned(),
+        Encryption::Off { yes } => {
+            if !yes {
+                confirm("New backups can then be read by anybody who has the file.", None)?;
+            }
+            String::new()
+        }
+    };
+    let request = SetEncryptionRequest { passphrase: Some(passphrase), etag: String::new() };
+    let state = client.once(async || client.backups().set_encryption(unary(request.clone())).await).await?;
+    if state.enabled {
+        note("Backups made from now on need this passphrase. Keep it: the service never shows it. Older backups keep theirs.");
+    }
+    output.result(&state, describe_encryption)
+}
+
+fn describe_encryption(state: &backup::Encryption) -> String {
+    let in_use = state.enabled && state.passphrase_generation > 0;
+    facts([
+        ("New backups are encrypted", if state.enabled { "yes" } else { "no" }.to_owned()),
+        ("Passphrase number", if in_use { state.passphrase_generation.to_string() } else { String::new() }),
+        ("In use since", if in_use { time(state.passphrase_set_time) } else { String::new() }),
+        ("Algorithm", state.algorithm.clone()),
+        ("Changed", format!("{} {}", time(state.update_time), state.updater).trim().to_owned()),
+    ])
+}
+
+pub async fn resources(session: Session) -> Result<(), Problem> {
+    let Session { client, output } = &session;
+    let mut all = ListResourcesResponse::default();
+    loop {
+        let request = ListResourcesRequest { page_token: all.next_page_token.clone(), ..Default::default() };
+        let page = client.repeat(async || client.backups().list_resources(unary(request.clone())).await).await?;
+        all.resources.extend(page.resources);
+        all.next_page_token = page.next_page_token;
+        if all.next_page_token.is_empty() {
+            return output.result(&all, describe::resources);
+        }
+    }
+}
+
+pub async fn status(session: Session) -> Result<(), Problem> {
+    let Session { client, output } = &session;
+    let status = client.repeat(async || client.backups().get_system_status(unary(GetSystemStatusRequest {})).await).await?;
+    output.result(&status, describe::status)
+}

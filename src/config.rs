@@ -1,0 +1,155 @@
+//! Configuration of the service: flags and environment, parsed into the types they stand for. Secrets come as files.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, CommandFactory, ValueEnum};
+use sqlx::postgres::PgSslMode;
+use zeroize::Zeroizing;
+
+use crate::grpc::Authenticator;
+use crate::model::Catalog;
+use crate::operations::SealKey;
+use crate::postgres::{Database, Login};
+
+/// Arguments of `holdfast serve`; each can be given in the environment instead.
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// Address to listen on
+    #[arg(long, env = "HOLDFAST_LISTEN", default_value = "127.0.0.1:50051", hide_env_values = true)]
+    pub listen: SocketAddr,
+    /// Folder of the backup files: the mounted volume
+    #[arg(long, env = "HOLDFAST_FOLDER", hide_env_values = true)]
+    pub folder: PathBuf,
+    /// Catalog of the resources, a TOML file; without it, that of the sample platform
+    #[arg(long, env = "HOLDFAST_CATALOG", hide_env_values = true)]
+    catalog: Option<PathBuf>,
+    #[command(flatten)]
+    database: DatabaseArguments,
+    /// File with the bearer token that callers send
+    #[arg(long, env = "HOLDFAST_TOKEN_FILE", hide_env_values = true)]
+    server_token_file: PathBuf,
+    /// File with at least 32 random bytes, the key under which the passphrase is stored
+    #[arg(long, env = "HOLDFAST_SEAL_KEY_FILE", hide_env_values = true)]
+    seal_key_file: PathBuf,
+    /// Accept passphrases over connections without TLS: for development, or where a mesh encrypts
+    #[arg(long, env = "HOLDFAST_ALLOW_PLAINTEXT_SECRETS", hide_env_values = true)]
+    pub allow_plaintext_secrets: bool,
+    /// Listen beyond loopback without TLS: only where a mesh encrypts
+    #[arg(long, env = "HOLDFAST_ALLOW_PLAINTEXT", hide_env_values = true)]
+    allow_plaintext: bool,
+    /// Longest time a backup or restore may take
+    #[arg(long, env = "HOLDFAST_OPERATION_TIMEOUT", default_value = "2h", hide_env_values = true)]
+    pub operation_timeout: humantime::Duration,
+    /// What to log, for example `info` or `holdfast=debug`
+    #[arg(long, env = "HOLDFAST_LOG", default_value = "info", hide_env_values = true)]
+    pub log: String,
+    #[arg(long, env = "HOLDFAST_LOG_FORMAT", default_value = "json", hide_env_values = true)]
+    pub log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object a line
+    Json,
+    /// For people
+    Text,
+}
+
+/// Where the database is. Each of the three roles logs in with a name and, unless the server trusts it, a password file.
+#[derive(Debug, Args)]
+struct DatabaseArguments {
+    /// Host name, IP address or folder of the socket
+    #[arg(long = "database-host", env = "HOLDFAST_DATABASE__HOST", default_value = "localhost", hide_env_values = true)]
+    host: String,
+    #[arg(long = "database-port", env = "HOLDFAST_DATABASE__PORT", default_value_t = 5432, hide_env_values = true)]
+    port: u16,
+    #[arg(long = "database-name", env = "HOLDFAST_DATABASE__NAME", hide_env_values = true)]
+    name: String,
+    /// `disable` and the like only on loopback
+    #[arg(long = "database-sslmode", env = "HOLDFAST_DATABASE__SSLMODE", default_value = "verify-full", hide_env_values = true)]
+    sslmode: PgSslMode,
+    /// Certificate authority of the server, PEM; without it, those of the system
+    #[arg(long = "database-ca-file", env = "HOLDFAST_DATABASE__CA_FILE", hide_env_values = true)]
+    ca_file: Option<PathBuf>,
+    /// Role that owns the schema `holdfast`
+    #[arg(long, env = "HOLDFAST_DATABASE__STATE_USER", default_value = "holdfast_state", hide_env_values = true)]
+    state_user: String,
+    #[arg(long, env = "HOLDFAST_DATABASE__STATE_PASSWORD_FILE", hide_env_values = true)]
+    state_password_file: Option<PathBuf>,
+    /// Role that reads the tables of the catalog
+    #[arg(long, env = "HOLDFAST_DATABASE__BACKUP_USER", default_value = "holdfast_backup", hide_env_values = true)]
+    backup_user: String,
+    #[arg(long, env = "HOLDFAST_DATABASE__BACKUP_PASSWORD_FILE", hide_env_values = true)]
+    backup_password_file: Option<PathBuf>,
+    /// Role that changes the tables of the catalog
+    #[arg(long, env = "HOLDFAST_DATABASE__RESTORE_USER", default_value = "holdfast_restore", hide_env_values = true)]
+    restore_user: String,
+    #[arg(long, env = "HOLDFAST_DATABASE__RESTORE_PASSWORD_FILE", hide_env_values = true)]
+    restore_password_file: Option<PathBuf>,
+}
+
+impl Serve {
+    /// Refuses names that mean nothing, which may be misspelt, and addresses that would expose secrets.
+    pub fn check(&self) -> Result<()> {
+        let mut known = BTreeSet::new();
+        collect_names(&crate::cli::Arguments::command(), &mut known);
+        let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        let unknown: Vec<_> = names.filter(|name| name.starts_with("HOLDFAST_") && !known.contains(name)).collect();
+        ensure!(unknown.is_empty(), "the environment has names that Holdfast does not know: {}", unknown.join(", "));
+        if !self.listen.ip().is_loopback() && !self.allow_plaintext {
+            bail!(
+                "{} is reachable from other machines, and there is no TLS: listen on 127.0.0.1, or set HOLDFAST_ALLOW_PLAINTEXT=true \
+                 where a mesh encrypts",
+                self.listen
+            );
+        }
+        Ok(())
+    }
+
+    pub fn catalog(&self) -> Result<Catalog> {
+        let Some(path) = &self.catalog else { return Ok(Catalog::parse(Catalog::SAMPLE)?) };
+        let text = fs::read_to_string(path).with_context(|| format!("the catalog {} cannot be read", path.display()))?;
+        Catalog::parse(&text).with_context(|| format!("{} is not a catalog", path.display()))
+    }
+
+    pub fn database(&self) -> Result<Database> {
+        let at = &self.database;
+        let login = |user: &str, file: &Option<PathBuf>| -> Result<Login> {
+            let password = file.as_deref().map(secret).transpose()?;
+            Ok(Login { user: user.to_owned(), password })
+        };
+        let logins = [
+            login(&at.state_user, &at.state_password_file)?,
+            login(&at.backup_user, &at.backup_password_file)?,
+            login(&at.restore_user, &at.restore_password_file)?,
+        ];
+        Ok(Database::new(at.host.clone(), at.port, at.name.clone(), at.sslmode, at.ca_file.as_deref(), logins))
+    }
+
+    pub fn authenticator(&self) -> Result<Authenticator> {
+        let token = secret(&self.server_token_file)?;
+        Authenticator::static_token(&token).with_context(|| format!("{} has no token in it", self.server_token_file.display()))
+    }
+
+    pub fn seal_key(&self) -> Result<SealKey> {
+        let path = &self.seal_key_file;
+        let content = Zeroizing::new(fs::read(path).with_context(|| format!("the seal key {} cannot be read", path.display()))?);
+        SealKey::new(&content).with_context(|| format!("{} has fewer than {} bytes", path.display(), SealKey::MIN_BYTES))
+    }
+}
+
+/// The text of a secret file, line ends around it left out.
+fn secret(path: &Path) -> Result<Zeroizing<String>> {
+    let text = fs::read_to_string(path).map(Zeroizing::new);
+    let text = text.with_context(|| format!("the secret {} cannot be read", path.display()))?;
+    Ok(Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned()))
+}
+
+fn collect_names(command: &clap::Command, names: &mut BTreeSet<String>) {
+    names.extend(command.get_arguments().filter_map(|argument| argument.get_env()?.to_str().map(str::to_owned)));
+    command.get_subcommands().for_each(|command| collect_names(command, names));
+}

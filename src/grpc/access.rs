@@ -1,0 +1,218 @@
+//! Who may call what. Deny by default: a method that is not in the table below cannot be called.
+//!
+//! Permission is checked before anything is looked up, so that nobody learns from a refusal what exists.
+
+use std::fmt;
+
+use ring::digest::{SHA256, digest};
+use subtle::ConstantTimeEq;
+use tonic::codegen::http::{Extensions, HeaderMap, header};
+use tonic::{Request, Status};
+
+use crate::model::{Failure, Reason};
+
+/// What a caller may be allowed to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Permission {
+    BackupsRead,
+    BackupsCreate,
+    BackupsVerify,
+    BackupsDownload,
+    BackupsUpload,
+    BackupsRestore,
+    BackupsDelete,
+    OperationsRead,
+    OperationsCancel,
+    SettingsRead,
+    SettingsUpdate,
+    SettingsEncrypt,
+}
+
+impl Permission {
+    /// As the contract names it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::BackupsRead => "backups.read",
+            Self::BackupsCreate => "backups.create",
+            Self::BackupsVerify => "backups.verify",
+            Self::BackupsDownload => "backups.download",
+            Self::BackupsUpload => "backups.upload",
+            Self::BackupsRestore => "backups.restore",
+            Self::BackupsDelete => "backups.delete",
+            Self::OperationsRead => "operations.read",
+            Self::OperationsCancel => "operations.cancel",
+            Self::SettingsRead => "settings.read",
+            Self::SettingsUpdate => "settings.update",
+            Self::SettingsEncrypt => "settings.encrypt",
+        }
+    }
+}
+
+/// What a method asks of its caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// For probes, which have no credentials.
+    Nothing,
+    /// Any caller that is known.
+    Identity,
+    Permission(Permission),
+}
+
+/// Every method of every service that is served.
+const METHODS: &[(&str, Need)] = &[
+    ("/holdfast.backup.v1.BackupService/Backup", Need::Permission(Permission::BackupsCreate)),
+    ("/holdfast.backup.v1.BackupService/Restore", Need::Permission(Permission::BackupsRestore)),
+    ("/holdfast.backup.v1.BackupService/ListBackups", Need::Permission(Permission::BackupsRead)),
+    ("/holdfast.backup.v1.BackupService/SetSchedule", Need::Permission(Permission::SettingsUpdate)),
+    ("/holdfast.backup.v1.BackupService/GetBackup", Need::Permission(Permission::BackupsRead)),
+    ("/holdfast.backup.v1.BackupService/DeleteBackup", Need::Permission(Permission::BackupsDelete)),
+    ("/holdfast.backup.v1.BackupService/VerifyBackup", Need::Permission(Permission::BackupsVerify)),
+    ("/holdfast.backup.v1.BackupService/PreviewRestore", Need::Permission(Permission::BackupsRestore)),
+    ("/holdfast.backup.v1.BackupService/UpdateBackup", Need::Permission(Permission::BackupsCreate)),
+    ("/holdfast.backup.v1.BackupService/DownloadBackup", Need::Permission(Permission::BackupsDownload)),
+    ("/holdfast.backup.v1.BackupService/UploadBackup", Need::Permission(Permission::BackupsUpload)),
+    ("/holdfast.backup.v1.BackupService/SyncBackups", Need::Permission(Permission::BackupsUpload)),
+    ("/holdfast.backup.v1.BackupService/ListResources", Need::Permission(Permission::BackupsRead)),
+    ("/holdfast.backup.v1.BackupService/GetSchedule", Need::Permission(Permission::SettingsRead)),
+    ("/holdfast.backup.v1.BackupService/GetRetention", Need::Permission(Permission::SettingsRead)),
+    ("/holdfast.backup.v1.BackupService/SetRetention", Need::Permission(Permission::SettingsUpdate)),
+    ("/holdfast.backup.v1.BackupService/GetEncryption", Need::Permission(Permission::SettingsRead)),
+    ("/holdfast.backup.v1.BackupService/SetEncryption", Need::Permission(Permission::SettingsEncrypt)),
+    ("/holdfast.backup.v1.BackupService/GetSystemStatus", Need::Permission(Permission::BackupsRead)),
+    ("/holdfast.backup.v1.OperationService/GetOperation", Need::Permission(Permission::OperationsRead)),
+    ("/holdfast.backup.v1.OperationService/ListOperations", Need::Permission(Permission::OperationsRead)),
+    ("/holdfast.backup.v1.OperationService/WaitOperation", Need::Permission(Permission::OperationsRead)),
+    ("/holdfast.backup.v1.OperationService/WatchOperation", Need::Permission(Permission::OperationsRead)),
+    ("/holdfast.backup.v1.OperationService/CancelOperation", Need::Permission(Permission::OperationsCancel)),
+    ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Need::Identity),
+    ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Need::Identity),
+    ("/grpc.health.v1.Health/Check", Need::Nothing),
+    ("/grpc.health.v1.Health/Watch", Need::Nothing),
+];
+
+/// The table's entry for a path; `None` when no such method is served.
+pub fn method(path: &str) -> Option<(&'static str, Need)> {
+    METHODS.iter().find(|(known, _)| *known == path).copied()
+}
+
+/// Who calls, as proven. Handlers find it in the extensions of the request.
+#[derive(Debug, Clone)]
+pub struct Principal {
+    /// Stands in operations, in the catalog and in the audit log.
+    pub subject: String,
+    pub permissions: Permissions,
+}
+
+#[derive(Debug, Clone)]
+pub enum Permissions {
+    All,
+    Only(Vec<Permission>),
+}
+
+impl Principal {
+    /// # Errors
+    /// PERMISSION_MISSING.
+    pub fn check(&self, permission: Permission) -> Result<(), Status> {
+        match &self.permissions {
+            Permissions::All => Ok(()),
+            Permissions::Only(granted) if granted.contains(&permission) => Ok(()),
+            Permissions::Only(_) => {
+                let message = format!("This call needs the permission {}.", permission.name());
+                Err(Failure::new(Reason::PermissionMissing, message).with("permission", permission.name()).into())
+            }
+        }
+    }
+}
+
+/// How callers prove who they are. Each way is one variant, and gives a `Principal`: client certificates, service-account
+/// tokens and tokens of an identity provider have their place here.
+#[derive(Clone)]
+pub enum Authenticator {
+    /// One secret for one caller that may do everything, for a workstation. Only its digest is kept.
+    StaticToken { subject: String, digest: [u8; 32] },
+}
+
+impl Authenticator {
+    /// The text of a token file; white space around it does not count. `None` when it is blank.
+    pub fn static_token(text: &str) -> Option<Self> {
+        let token = text.trim();
+        (!token.is_empty()).then(|| Self::StaticToken { subject: "token:static".into(), digest: sha256(token) })
+    }
+
+    /// # Errors
+    /// CREDENTIALS_MISSING, CREDENTIALS_INVALID.
+    pub fn authenticate(&self, headers: &HeaderMap) -> Result<Principal, Status> {
+        let presented = bearer(headers)?;
+        match self {
+            // Digests have one length, so that neither it nor the contents of the token show in the time this takes.
+            Self::StaticToken { subject, digest } if bool::from(sha256(presented).ct_eq(digest)) => {
+                Ok(Principal { subject: subject.clone(), permissions: Permissions::All })
+            }
+            Self::StaticToken { .. } => Err(refused(Reason::CredentialsInvalid, "The token is not valid.")),
+        }
+    }
+}
+
+impl fmt::Debug for Authenticator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::StaticToken { subject, .. } => f.debug_struct("StaticToken").field("subject", subject).finish_non_exhaustive(),
+        }
+    }
+}
+
+/// The token of `authorization: Bearer ...` (RFC 6750, 2.1; the scheme is case-insensitive, RFC 9110, 11.1).
+fn bearer(headers: &HeaderMap) -> Result<&str, Status> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let value = values.next().ok_or_else(|| {
+        refused(Reason::CredentialsMissing, "This call needs credentials; send them as `authorization: Bearer <token>`.")
+    })?;
+    let token = value.to_str().ok().and_then(|value| value.split_once(' '));
+    match token {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") && values.next().is_none() => Ok(token.trim()),
+        _ => Err(refused(Reason::CredentialsInvalid, "The credentials are not one `authorization: Bearer <token>`.")),
+    }
+}
+
+fn refused(reason: Reason, message: &str) -> Status {
+    Failure::new(reason, message).into()
+}
+
+fn sha256(text: &str) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
+    bytes
+}
+
+/// The call's principal and its message.
+///
+/// # Errors
+/// CREDENTIALS_MISSING, when the call did not come through the gate.
+pub fn accept<T>(request: Request<T>) -> Result<(Principal, T), Status> {
+    let (_, mut extensions, message) = request.into_parts();
+    match extensions.remove::<Principal>() {
+        Some(principal) => Ok((principal, message)),
+        None => Err(refused(Reason::CredentialsMissing, "This call needs credentials.")),
+    }
+}
+
+/// Refuses a secret that came over a connection which others can read.
+///
+/// # Errors
+/// TRANSPORT_NOT_SECURE.
+pub fn check_transport(extensions: &Extensions, allow_plaintext_secrets: bool) -> Result<(), Status> {
+    if allow_plaintext_secrets || encrypted(extensions) {
+        return Ok(());
+    }
+    let failure = Failure::new(Reason::TransportNotSecure, "A secret was sent over a connection without TLS, and is refused.");
+    Err(failure.instructions("Choose another passphrase if others could read the connection, and call over TLS.").into())
+}
+
+/// Whether a connection is encrypted. Only plain TCP is served so far: what the TLS listener leaves in the extensions is
+/// to be looked for here.
+fn encrypted(_: &Extensions) -> bool {
+    false
+}
+
+#[cfg(test)]
+mod tests;

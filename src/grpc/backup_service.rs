@@ -1,0 +1,155 @@
+//! BackupService: each method reads its request, asks `operations`, and writes the answer.
+
+use futures_util::stream::{self, BoxStream, StreamExt};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::access::{accept, check_transport};
+use super::convert::backup as convert;
+use super::convert::fields::{backup_id, revision};
+use super::convert::{operation, settings};
+use super::proto::backup as wire;
+use super::proto::backup::backup_service_server::BackupService;
+use super::status;
+use crate::model::operation::Kind;
+use crate::model::{Failure, Reason};
+use crate::operations::Holdfast;
+use crate::operations::call::Download;
+
+pub struct Service {
+    pub holdfast: Holdfast,
+    pub allow_plaintext_secrets: bool,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl BackupService for Service {
+    async fn backup(&self, request: Request<wire::BackupRequest>) -> Answer<wire::Operation> {
+        let (caller, request) = accept(request)?;
+        let started = self.holdfast.backup(&caller.subject, convert::backup_request(request)?).await?;
+        Ok(Response::new(operation::accepted(started, Kind::Backup)))
+    }
+
+    async fn restore(&self, request: Request<wire::RestoreRequest>) -> Answer<wire::Operation> {
+        self.check_secret(&request, !request.get_ref().passphrase.is_empty())?;
+        let (caller, request) = accept(request)?;
+        let started = self.holdfast.restore(&caller.subject, convert::restore_request(request)?).await?;
+        Ok(Response::new(operation::accepted(started, Kind::Restore)))
+    }
+
+    async fn list_backups(&self, request: Request<wire::ListBackupsRequest>) -> Answer<wire::ListBackupsResponse> {
+        let (page_size, after) = convert::list_backups_request(request.get_ref())?;
+        Ok(Response::new(convert::list_backups_response(self.holdfast.list_backups(page_size, after).await?)))
+    }
+
+    async fn set_schedule(&self, request: Request<wire::SetScheduleRequest>) -> Answer<wire::Schedule> {
+        let (caller, request) = accept(request)?;
+        let validate_only = request.validate_only;
+        let (change, seen) = settings::schedule_change(request)?;
+        let state = self.holdfast.set_schedule(&caller.subject, change, seen, validate_only).await?;
+        Ok(Response::new(settings::schedule(state)))
+    }
+
+    async fn get_backup(&self, request: Request<wire::GetBackupRequest>) -> Answer<wire::Backup> {
+        let id = backup_id("name", &request.get_ref().name)?;
+        Ok(Response::new(convert::listed(self.holdfast.get_backup(&id).await?)))
+    }
+
+    async fn delete_backup(&self, request: Request<wire::DeleteBackupRequest>) -> Answer<()> {
+        let (caller, request) = accept(request)?;
+        let (id, seen) = (backup_id("name", &request.name)?, revision("etag", &request.etag)?);
+        Ok(Response::new(self.holdfast.delete_backup(&caller.subject, &id, seen).await?))
+    }
+
+    async fn verify_backup(&self, _: Request<wire::VerifyBackupRequest>) -> Answer<wire::Operation> {
+        Err(status::not_served("VerifyBackup"))
+    }
+
+    async fn preview_restore(&self, _: Request<wire::PreviewRestoreRequest>) -> Answer<wire::Operation> {
+        Err(status::not_served("PreviewRestore"))
+    }
+
+    async fn update_backup(&self, _: Request<wire::UpdateBackupRequest>) -> Answer<wire::Backup> {
+        Err(status::not_served("UpdateBackup"))
+    }
+
+    type DownloadBackupStream = BoxStream<'static, Result<wire::DownloadBackupResponse, Status>>;
+
+    async fn download_backup(&self, request: Request<wire::DownloadBackupRequest>) -> Answer<Self::DownloadBackupStream> {
+        let (caller, request) = accept(request)?;
+        let request = convert::download_request(&request)?;
+        let (offset, limit) = (request.offset, request.limit);
+        let download = self.holdfast.download(&caller.subject, request).await?;
+        Ok(Response::new(file(download, offset, limit)))
+    }
+
+    async fn upload_backup(&self, _: Request<Streaming<wire::UploadBackupRequest>>) -> Answer<wire::Backup> {
+        Err(status::not_served("UploadBackup"))
+    }
+
+    async fn sync_backups(&self, _: Request<wire::SyncBackupsRequest>) -> Answer<wire::SyncBackupsResponse> {
+        Err(status::not_served("SyncBackups"))
+    }
+
+    async fn list_resources(&self, request: Request<wire::ListResourcesRequest>) -> Answer<wire::ListResourcesResponse> {
+        let all = self.holdfast.list_resources().await?;
+        Ok(Response::new(convert::list_resources(request.get_ref(), all)?))
+    }
+
+    async fn get_schedule(&self, _: Request<wire::GetScheduleRequest>) -> Answer<wire::Schedule> {
+        Ok(Response::new(settings::schedule(self.holdfast.schedule().await?)))
+    }
+
+    async fn get_retention(&self, _: Request<wire::GetRetentionRequest>) -> Answer<wire::Retention> {
+        Ok(Response::new(settings::retention(self.holdfast.retention().await?)))
+    }
+
+    async fn set_retention(&self, request: Request<wire::SetRetentionRequest>) -> Answer<wire::Retention> {
+        let (caller, request) = accept(request)?;
+        let (max_count, seen) = settings::set_retention_request(request)?;
+        Ok(Response::new(settings::retention(self.holdfast.set_retention(&caller.subject, max_count, seen).await?)))
+    }
+
+    async fn get_encryption(&self, _: Request<wire::GetEncryptionRequest>) -> Answer<wire::Encryption> {
+        Ok(Response::new(settings::encryption(self.holdfast.encryption().await?)))
+    }
+
+    async fn set_encryption(&self, request: Request<wire::SetEncryptionRequest>) -> Answer<wire::Encryption> {
+        self.check_secret(&request, request.get_ref().passphrase.as_ref().is_some_and(|text| !text.is_empty()))?;
+        let (caller, request) = accept(request)?;
+        let (passphrase, seen) = settings::set_encryption_request(request)?;
+        Ok(Response::new(settings::encryption(self.holdfast.set_encryption(&caller.subject, passphrase, seen).await?)))
+    }
+
+    async fn get_system_status(&self, _: Request<wire::GetSystemStatusRequest>) -> Answer<wire::SystemStatus> {
+        Ok(Response::new(operation::system_status(self.holdfast.system_status().await?)))
+    }
+}
+
+impl Service {
+    fn check_secret<T>(&self, request: &Request<T>, secret: bool) -> Result<(), Status> {
+        if secret { check_transport(request.extensions(), self.allow_plaintext_secrets) } else { Ok(()) }
+    }
+}
+
+/// The header, then the chunks. A channel that ends before the last byte is an error and not the end of the file.
+fn file(download: Download, offset: u64, limit: Option<u64>) -> BoxStream<'static, Result<wire::DownloadBackupResponse, Status>> {
+    let header = convert::file_header(&download);
+    let end = limit.map_or(download.size_bytes, |limit| download.size_bytes.min(offset.saturating_add(limit)));
+    let chunks = stream::unfold(Some((download.chunks, offset)), move |rest| async move {
+        let (mut chunks, at) = rest?;
+        let failure = match chunks.recv().await {
+            Some(Ok(chunk)) => {
+                let next = chunk.offset + chunk.data.len() as u64;
+                return Some((Ok(convert::file_chunk(chunk)), Some((chunks, next))));
+            }
+            Some(Err(failure)) => failure,
+            None if at >= end => return None,
+            None => Failure::new(Reason::Internal, "the file ended before its end"),
+        };
+        let status = Status::from(failure);
+        status::log("/holdfast.backup.v1.BackupService/DownloadBackup", &status);
+        Some((Err(status), None))
+    });
+    stream::iter([Ok(header)]).chain(chunks).boxed()
+}

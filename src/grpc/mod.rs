@@ -1,0 +1,125 @@
+//! The wire: the generated types of the contract and, around them, what turns calls into work.
+//!
+//! A call passes `gate` (may it?), a method of `backup_service` or `operation_service`, and `convert` on its way in and
+//! out; what fails leaves through `status`. Nothing is decided here that is not about the wire.
+
+mod access;
+mod backup_service;
+mod convert;
+mod gate;
+mod health;
+mod operation_service;
+pub mod proto;
+mod status;
+
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tonic::server::NamedService;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tracing::warn;
+
+pub use access::Authenticator;
+use proto::backup::backup_service_server::BackupServiceServer;
+use proto::backup::operation_service_server::OperationServiceServer;
+
+use crate::operations::Holdfast;
+
+/// What differs between installations.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub authenticator: Authenticator,
+    /// Takes passphrases over connections without TLS: for development, or where a mesh encrypts.
+    pub allow_plaintext_secrets: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the descriptors of the contract cannot be served")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    #[error("the server cannot listen")]
+    Transport(#[from] tonic::transport::Error),
+}
+
+const KIB: u32 = 1024;
+const MIB: u32 = 1024 * KIB;
+/// Largest message taken; uploads come in chunks of 1 MiB.
+const MAX_MESSAGE: usize = 256 * 1024;
+const MAX_CHUNK_MESSAGE: usize = 2 * 1024 * 1024;
+const MAX_HEADERS: u32 = 16 * KIB;
+const MAX_STREAMS: u32 = 100;
+const STREAM_WINDOW: u32 = MIB;
+const CONNECTION_WINDOW: u32 = 4 * MIB;
+const KEEPALIVE: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Spreads clients over replicas; all streams of the contract can be taken up again.
+const MAX_CONNECTION_AGE: Duration = Duration::from_secs(30 * 60);
+const MAX_CONNECTION_GRACE: Duration = Duration::from_secs(10 * 60);
+/// How long calls may take to end once the service stops. A graceful shutdown has no end of its own (hyper #4170).
+const SHUTDOWN: Duration = Duration::from_secs(20);
+
+/// Serves until `holdfast` stops, and a little longer for the calls that are under way.
+///
+/// # Errors
+/// When the server cannot start. That calls did not end in time is not an error.
+pub async fn serve(listener: TcpListener, holdfast: Holdfast, settings: Settings) -> Result<(), Error> {
+    let stopping = holdfast.stopping();
+    let (reporter, health) = health::start().await;
+    let (v1, v1alpha) = (reflection().build_v1()?, reflection().build_v1alpha()?);
+    let allow_plaintext_secrets = settings.allow_plaintext_secrets;
+    let backups = backup_service::Service { holdfast: holdfast.clone(), allow_plaintext_secrets };
+    let operations = operation_service::Service { holdfast: holdfast.clone() };
+    let router = Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .http2_max_header_list_size(MAX_HEADERS)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_connection_age(MAX_CONNECTION_AGE)
+        .max_connection_age_grace(MAX_CONNECTION_GRACE)
+        .layer(gate::Gate::new(settings.authenticator, stopping.clone()))
+        .add_service(BackupServiceServer::new(backups).max_decoding_message_size(MAX_CHUNK_MESSAGE))
+        .add_service(OperationServiceServer::new(operations).max_decoding_message_size(MAX_MESSAGE))
+        .add_service(health.max_decoding_message_size(MAX_MESSAGE))
+        .add_service(v1.max_decoding_message_size(MAX_MESSAGE))
+        .add_service(v1alpha.max_decoding_message_size(MAX_MESSAGE));
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(KEEPALIVE));
+    let server = router.serve_with_incoming_shutdown(incoming, health::follow(reporter, holdfast));
+    let too_late = async {
+        stopping.cancelled().await;
+        tokio::time::sleep(SHUTDOWN).await;
+    };
+    tokio::select! {
+        end = server => end?,
+        () = too_late => warn!("calls that did not end in time are cut off"),
+    }
+    Ok(())
+}
+
+/// Names of the services that are served and described: those that are in the table of `access`.
+fn served() -> [&'static str; 5] {
+    [
+        BackupServiceServer::<backup_service::Service>::NAME,
+        OperationServiceServer::<operation_service::Service>::NAME,
+        tonic_health::pb::health_server::SERVICE_NAME,
+        tonic_reflection::pb::v1::server_reflection_server::SERVICE_NAME,
+        tonic_reflection::pb::v1alpha::server_reflection_server::SERVICE_NAME,
+    ]
+}
+
+/// All descriptor sets: with the details of errors, or clients could not show them.
+const DESCRIPTORS: [&[u8]; 5] = [
+    proto::DESCRIPTORS,
+    tonic_types::pb::FILE_DESCRIPTOR_SET,
+    tonic_health::pb::FILE_DESCRIPTOR_SET,
+    tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+    tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+];
+
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    let builder = tonic_reflection::server::Builder::configure().include_reflection_service(false);
+    let builder = DESCRIPTORS.into_iter().fold(builder, |builder, set| builder.register_encoded_file_descriptor_set(set));
+    served().into_iter().fold(builder, |builder, name| builder.with_service_name(name))
+}

@@ -1,0 +1,80 @@
+//! Holdfast backs up and restores the application data of a platform that keeps it in PostgreSQL.
+//!
+//! This page is the architecture: what is where, who may use whom, and what happens in a backup and a restore.
+//!
+//! # Priorities
+//!
+//! They settle arguments. 1. A backup that says it succeeded can be restored. 2. A restore does all of it or changes
+//! nothing. 3. Secrets are nowhere but in the file and the database. 4. The next person finds the place to change in a
+//! minute. 5. Speed.
+//!
+//! # The map
+//!
+//! | module | what it is for | it alone knows |
+//! | --- | --- | --- |
+//! | [`model`] | the words and the rules: names, catalog, manifest, digests, schedule, failures. Values only | |
+//! | [`archive`] | the bytes of one backup file, blocking | OpenPGP, zstd, tar |
+//! | [`folder`] | the mounted volume: draft, keep, read, remove | the file system |
+//! | [`postgres`] | the platform's database: a snapshot out, a staged restore in, the service's own state | SQL |
+//! | [`lock`] | the maintenance lock as its holder sees it | |
+//! | [`operations`] | what happens, in which order. Every way in ends here, and only here the four above are joined | |
+//! | [`timer`] | the clock as a caller | tokio-cron-scheduler |
+//! | [`grpc`] | the wire: services of short methods, conversions, access, one failure -> status | tonic |
+//! | [`cli`] | the same program as a client | the terminal |
+//! | [`config`], [`telemetry`] | arguments and environment; log lines | |
+//!
+//! Use goes one way: `main` -> `grpc`, `timer`, `cli` -> `operations` -> `postgres`, `archive`, `folder`, `lock` -> `model`.
+//! `tests/architecture.rs` holds it. `cli` is a client: it speaks gRPC, and reads files with `archive`.
+//!
+//! What is backed up is configuration (`deploy/catalog.toml`): a resource is a title and some tables. No code knows one.
+//!
+//! # A backup
+//!
+//! 1. `grpc::backup_service` turns the call into an [`operations::call::BackupRequest`]; `gate` has seen to it that the caller may.
+//! 2. `operations::work` takes the maintenance lock (or refuses), writes the operation's row and answers. The work is a task of its
+//!    own from here; the row is kept fresh, the lease renewed, and whoever wants it to stop is listened to.
+//! 3. `operations::backup` opens a [`postgres::Snapshot`]: every table is locked in ACCESS SHARE mode *before* anything is looked at.
+//! 4. The snapshot sends pieces - whole rows as COPY writes them - over a short channel to an [`archive::Writer`] in a blocking
+//!    thread, which makes tar in zstd in OpenPGP of them, into a draft in the [`folder`]. Each end takes a transfer that
+//!    ends before its end for an error.
+//! 5. The draft is made durable, read back from the disk, decrypted, decoded, and compared with what was sent.
+//! 6. Under the fence the catalog gets a row (CREATING), the draft its name, the row its READY. A crash in between is finished or
+//!    undone by `operations::recovery`: a file that has its name was proven.
+//! 7. Only then retention deletes what is beyond the limit.
+//!
+//! # A restore
+//!
+//! 1. The call itself checks the file's SHA-256, the passphrase (three different errors for damaged, wrong and missing), and whether
+//!    the file fits the database.
+//! 2. The work begins one transaction ([`postgres::Restore`]), the fence first, and loads the file into temporary tables. No target is
+//!    locked, let alone changed, before the file proved whole to its last byte.
+//! 3. Then the targets are locked against writers (readers go on), triggers of users are switched off, and one statement deletes,
+//!    updates and inserts what differs (`postgres::apply` says why one). Equal rows are not written.
+//! 4. Foreign keys are checked by anti-join, every table is read back and its digest compared with the file's.
+//! 5. A row in `restore_log` goes into the same transaction, which makes the outcome the database's own truth, and it commits. If the
+//!    connection is lost then, the truth is asked for, not guessed.
+//! 6. Sequences are raised, never lowered, after the commit; again at the next start if need be.
+//!
+//! # The file
+//!
+//! `<time>-<id>-<SHA-256, first 32 hex digits>.tar.zst.pgp`: `README.txt`, `manifest.json`, `data/<resource>/<table>/<nnnnn>.copy`,
+//! `end.json`. [`model::manifest`] has the fields, [`archive`] the layers and [`model::copy`] the digest.
+//!
+//! # What comes later, and where its place is
+//!
+//! The lock service for software updates: beside [`lock`] and `postgres::state::leases`. Preview, notices and the safety backup:
+//! `operations::restore`, whose transaction can be rolled back at the end. Verification and the scrub: beside
+//! `operations::proof`. Signatures: a member of the file behind `end.json`. More ways to prove identity:
+//! `grpc::access::Authenticator`.
+
+pub mod archive;
+pub mod cli;
+pub mod config;
+pub mod folder;
+pub mod grpc;
+pub mod lock;
+pub mod model;
+pub mod operations;
+pub mod postgres;
+pub mod telemetry;
+pub mod timer;

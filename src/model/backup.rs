@@ -1,0 +1,144 @@
+//! A backup as the catalog knows it, and which ones retention gives up.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::manifest::PassphraseNote;
+use super::name::{BackupId, FileName, OperationId, ResourceName, Sha256};
+
+/// What caused a backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trigger {
+    OnDemand,
+    Scheduled,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// The file is being written.
+    Creating,
+    /// Read back, proven and durable.
+    Ready,
+    /// Damage was found.
+    Invalid,
+    /// No longer on the volume.
+    Missing,
+    /// The file is being removed.
+    Deleting,
+}
+
+/// One backup: a file, and what is known of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backup {
+    pub id: BackupId,
+    pub uid: Uuid,
+    pub state: State,
+    pub trigger: Trigger,
+    pub description: String,
+    pub creator: String,
+    pub operation: OperationId,
+    pub create_time: DateTime<Utc>,
+    pub snapshot_time: DateTime<Utc>,
+    /// When the file was complete, proven and durable.
+    pub complete_time: DateTime<Utc>,
+    pub file_name: FileName,
+    pub size_bytes: u64,
+    pub sha256: Sha256,
+    /// `None`: not encrypted.
+    pub passphrase: Option<PassphraseNote>,
+    pub resources: Vec<ResourceContent>,
+    pub format_version: String,
+    pub source_system: Uuid,
+    /// One sentence on why it is in its state.
+    pub state_detail: String,
+    pub pinned: bool,
+}
+
+/// The part of a file that belongs to one resource.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResourceContent {
+    pub name: ResourceName,
+    pub title: String,
+    pub items: u64,
+    /// Before compression.
+    pub bytes: u64,
+}
+
+/// Which backups the next successful one makes superfluous, oldest first.
+///
+/// `newest_first` is the catalog in the order in which files entered it, the newest one being proven good. Pinned
+/// backups neither count nor go; the newest proven one always stays, and files that are damaged or missing do not take
+/// the place of good ones.
+pub fn expired(newest_first: &[Backup], keep: usize) -> Vec<BackupId> {
+    let counted = newest_first.iter().filter(|backup| backup.state == State::Ready && !backup.pinned);
+    let mut gone: Vec<BackupId> = counted.skip(keep.max(1)).map(|backup| backup.id.clone()).collect();
+    gone.reverse();
+    gone
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn backups(states: &[State]) -> Vec<Backup> {
+        let time = DateTime::from_timestamp(1_772_326_800, 0).unwrap();
+        let backup = |(place, &state): (usize, &State)| {
+            let id = BackupId::new(time, Uuid::from_u128(place as u128));
+            Backup {
+                file_name: FileName::new(id.clone(), Sha256([0; 32]), false),
+                id,
+                uid: Uuid::nil(),
+                state,
+                trigger: Trigger::OnDemand,
+                description: String::new(),
+                creator: String::new(),
+                operation: OperationId(Uuid::nil()),
+                create_time: time,
+                snapshot_time: time,
+                complete_time: time,
+                size_bytes: 1,
+                sha256: Sha256([0; 32]),
+                passphrase: None,
+                resources: Vec::new(),
+                format_version: "1.0".into(),
+                source_system: Uuid::nil(),
+                state_detail: String::new(),
+                pinned: false,
+            }
+        };
+        states.iter().enumerate().map(backup).collect()
+    }
+
+    #[test]
+    fn the_oldest_go_first_and_only_beyond_the_limit() {
+        let all = backups(&[State::Ready; 5]);
+        assert_eq!(expired(&all, 3), [all[4].id.clone(), all[3].id.clone()]);
+        assert!(expired(&all, 5).is_empty());
+        assert!(expired(&[], 3).is_empty());
+    }
+
+    #[test]
+    fn s01_damaged_files_never_push_out_a_good_one() {
+        let mut states = [State::Invalid; 30];
+        states[29] = State::Ready;
+        assert!(expired(&backups(&states), 1).is_empty());
+    }
+
+    #[test]
+    fn s03_a_limit_of_zero_keeps_the_newest() {
+        let all = backups(&[State::Ready; 3]);
+        assert_eq!(expired(&all, 0), expired(&all, 1));
+        assert!(!expired(&all, 0).contains(&all[0].id));
+    }
+
+    #[test]
+    fn pinned_backups_neither_count_nor_go() {
+        let mut all = backups(&[State::Ready; 4]);
+        all[3].pinned = true;
+        all[0].pinned = true;
+        assert_eq!(expired(&all, 1), [all[2].id.clone()]);
+    }
+}

@@ -1,0 +1,144 @@
+//! A piece of work that outlives the call that started it.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::backup::{Backup, Trigger};
+use super::failure::Failure;
+use super::name::{BackupId, OperationId, ResourceName};
+
+/// What an operation does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    Backup,
+    Restore,
+}
+
+/// Where an operation is; phases follow each other in this order and some are skipped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    WaitingForLock,
+    Preparing,
+    Transferring,
+    Applying,
+    Checking,
+    Committing,
+    Finishing,
+    Done,
+}
+
+/// How much is done. `percent` never goes back and is 100 only at the end.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    pub percent: u8,
+    pub completed_bytes: u64,
+    /// 0 when unknown.
+    pub estimated_bytes: u64,
+    pub completed_resources: u32,
+    pub total_resources: u32,
+    pub current_resource: Option<ResourceName>,
+}
+
+/// The state of an operation, whole; it is kept in the database and survives the process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operation {
+    pub id: OperationId,
+    pub kind: Kind,
+    pub trigger: Option<Trigger>,
+    pub caller: String,
+    pub request_id: String,
+    /// The backup it works on; a backup has one from the moment its file is known.
+    pub target: Option<BackupId>,
+    pub create_time: DateTime<Utc>,
+    /// When work began, after waiting for the lock.
+    pub start_time: Option<DateTime<Utc>>,
+    pub end_time: Option<DateTime<Utc>>,
+    pub phase: Phase,
+    /// One sentence on what happens now.
+    pub detail: String,
+    pub progress: Progress,
+    pub cancel_requested: bool,
+    /// Of the maintenance lock it runs under; 0 while it waits.
+    pub fencing_token: i64,
+    /// Grows by 1 with every change.
+    pub revision: i64,
+    pub outcome: Option<Outcome>,
+}
+
+/// How an operation ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    Backup(Box<BackupResult>),
+    Restore(Box<RestoreResult>),
+    Failed(Box<Failure>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupResult {
+    pub backup: Backup,
+    /// Deleted by retention afterwards.
+    pub expired: Vec<BackupId>,
+    /// Superfluous, but in use or not removable just now; the next backup tries again.
+    pub not_expired: Vec<BackupId>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreResult {
+    pub backup: BackupId,
+    pub snapshot_time: DateTime<Utc>,
+    pub commit_time: DateTime<Utc>,
+    pub changes: Vec<ResourceChange>,
+    /// Resources that the file has and the catalog does not.
+    #[serde(default)]
+    pub skipped: Vec<ResourceName>,
+    /// Resources of the catalog that the file does not have; their present data was kept.
+    #[serde(default)]
+    pub kept: Vec<ResourceName>,
+}
+
+/// What happened to the rows of one resource's first table, its items, and whether the others changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResourceChange {
+    pub resource: ResourceName,
+    pub items_before: u64,
+    pub items_in_backup: u64,
+    pub items_removed: u64,
+    pub items_added: u64,
+    pub items_changed: u64,
+}
+
+impl Operation {
+    /// One that was just accepted, from `caller` at `now`.
+    pub fn accepted(id: OperationId, kind: Kind, caller: &str, request_id: &str, now: DateTime<Utc>) -> Self {
+        Self {
+            id,
+            kind,
+            trigger: None,
+            caller: caller.to_owned(),
+            request_id: request_id.to_owned(),
+            target: None,
+            create_time: now,
+            start_time: None,
+            end_time: None,
+            phase: Phase::WaitingForLock,
+            detail: String::new(),
+            progress: Progress::default(),
+            cancel_requested: false,
+            fencing_token: 0,
+            revision: 1,
+            outcome: None,
+        }
+    }
+
+    pub fn done(&self) -> bool {
+        self.outcome.is_some()
+    }
+
+    /// Whether a request to cancel can still have an effect.
+    pub fn cancellable(&self) -> bool {
+        !self.done() && self.phase < Phase::Committing
+    }
+}

@@ -1,0 +1,86 @@
+//! Secrets. They have no `Display` and no `Serialize`, their `Debug` shows nothing, and memory is wiped on drop.
+
+use std::fmt;
+
+use zeroize::Zeroizing;
+
+/// The passphrase of a backup file, never blank. RFC 9580, 3.7 derives the key from its bytes as they are.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Passphrase(Zeroizing<String>);
+
+/// Why a new passphrase is not accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Weak {
+    #[error("a passphrase has at least {} characters", Passphrase::MIN_CHARS)]
+    TooShort,
+    #[error("a passphrase has at most {} bytes", Passphrase::MAX_BYTES)]
+    TooLong,
+    #[error("a passphrase has no control characters such as line ends or NUL")]
+    ControlCharacter,
+    #[error("a passphrase has at least five different characters")]
+    Monotonous,
+}
+
+impl Passphrase {
+    pub const MIN_CHARS: usize = 12;
+    pub const MAX_BYTES: usize = 1024;
+
+    /// `None` for a blank one: blank means 'not encrypted' and is not a passphrase.
+    pub fn new(text: impl Into<String>) -> Option<Self> {
+        let text = Zeroizing::new(text.into());
+        (!text.is_empty()).then_some(Self(text))
+    }
+
+    /// Whether it may protect new files. Old files may have been made under other rules.
+    pub fn strength(&self) -> Result<(), Weak> {
+        let mut different: Vec<char> = self.0.chars().collect();
+        let chars = different.len();
+        different.sort_unstable();
+        different.dedup();
+        match () {
+            () if self.0.len() > Self::MAX_BYTES => Err(Weak::TooLong),
+            () if self.0.chars().any(char::is_control) => Err(Weak::ControlCharacter),
+            () if chars < Self::MIN_CHARS => Err(Weak::TooShort),
+            () if different.len() < 5 => Err(Weak::Monotonous),
+            () => Ok(()),
+        }
+    }
+
+    /// The secret itself, for the cipher alone.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Passphrase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Passphrase")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn c05_blank_is_not_a_passphrase() {
+        assert!(Passphrase::new("").is_none());
+        assert!(Passphrase::new(" ").is_some());
+    }
+
+    #[test]
+    fn debug_shows_nothing() {
+        assert_eq!(format!("{:?}", Passphrase::new("correct horse")), "Some(Passphrase)");
+    }
+
+    #[test]
+    fn c17_weak_passphrases_are_refused() {
+        let strength = |text: &str| Passphrase::new(text).unwrap().strength();
+        assert_eq!(strength("correct horse battery"), Ok(()));
+        assert_eq!(strength("grüße aus köln"), Ok(()));
+        assert_eq!(strength("short"), Err(Weak::TooShort));
+        assert_eq!(strength("aaaaaaaaaaaaaaaa"), Err(Weak::Monotonous));
+        assert_eq!(strength("correct horse battery\n"), Err(Weak::ControlCharacter));
+        assert_eq!(strength(&"correct horse".repeat(100)), Err(Weak::TooLong));
+    }
+}

@@ -1,0 +1,42 @@
+//! Settings that callers change while the service runs. They live in the database and survive restarts.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::manifest::PassphraseNote;
+
+/// A setting with what is known of its last change.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Setting<T> {
+    pub value: T,
+    /// Grows with every change; callers send it back to be told of changes by others.
+    pub revision: i64,
+    /// `None`: never changed by a caller.
+    pub update_time: Option<DateTime<Utc>>,
+    pub updater: String,
+}
+
+/// How many backups are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retention {
+    pub max_count: u32,
+}
+
+impl Retention {
+    pub const RANGE: std::ops::RangeInclusive<u32> = 1..=1000;
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { max_count: 30 }
+    }
+}
+
+/// How new backups are encrypted. Holds no secret: the passphrase rests sealed beside it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Encryption {
+    /// `None`: new backups are not encrypted.
+    pub passphrase: Option<PassphraseNote>,
+    /// Number of the last passphrase ever set; 0 when there has never been one.
+    pub last_generation: u32,
+}

@@ -1,0 +1,280 @@
+//! A backup, from top to bottom: read one snapshot, write one file, prove it from the disk, publish it, give up what is
+//! too old. Whatever fails before the file has its name leaves nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::call::BackupRequest;
+use super::proof::Hashing;
+use super::work::Work;
+use super::{Error, Holdfast, Result, new_operation_id, now};
+use crate::archive::{self, Writer};
+use crate::folder::Draft;
+use crate::model::backup::{Backup, ResourceContent, State, Trigger};
+use crate::model::manifest::{FormatVersion, SequenceState};
+use crate::model::operation::{BackupResult, Kind, Operation, Outcome, Phase, Progress};
+use crate::model::{BackupId, EndRecord, FileName, Manifest, OperationId, Passphrase, Piece, Sha256, TableName};
+use crate::postgres::state::Request;
+use crate::postgres::{self, Snapshot};
+
+/// Pieces on their way from the database to the file.
+const PIECES_IN_FLIGHT: usize = 2;
+/// A backup that is in the way of others, or finds a table locked, begins again so often.
+const ATTEMPTS: u32 = 3;
+
+/// A file that is written and durable, but does not have its name yet.
+struct Written {
+    draft: Draft,
+    end: EndRecord,
+    sha256: Sha256,
+    bytes: u64,
+}
+
+impl Holdfast {
+    /// Starts a backup. `None` when the request was only to be validated.
+    pub async fn backup(&self, caller: &str, request: BackupRequest) -> Result<Option<Operation>> {
+        self.accepting()?;
+        let digest = digest(&format!("backup {:?} {:?} {:?}", request.description, request.trigger, request.scheduled_time));
+        let key = Request { request_id: (!request.request_id.is_empty()).then(|| request.request_id.clone()), digest };
+        if let Some(operation) = self.known(caller, &key).await? {
+            return Ok(Some(operation));
+        }
+        if request.trigger == Trigger::Scheduled && !self.schedule().await?.setting.value.enabled {
+            return Err(Error::ScheduleDisabled);
+        }
+        self.check_volume().await?;
+        // A stored passphrase that does not open is better known now than at night.
+        self.passphrase().await?;
+        if request.validate_only {
+            self.0.parts.state.inspect(&self.0.parts.catalog).await?;
+            self.lock_is_free().await?;
+            return Ok(None);
+        }
+        self.begin_backup(new_operation_id(), caller, request, key).await.map(Some)
+    }
+
+    pub(super) async fn begin_backup(
+        &self,
+        id: OperationId,
+        caller: &str,
+        request: BackupRequest,
+        key: Request,
+    ) -> Result<Operation> {
+        let accepted = Operation::accepted(id, Kind::Backup, caller, &request.request_id, now());
+        let operation = Operation { trigger: Some(request.trigger), ..accepted };
+        let (holdfast, about) = (self.clone(), operation.clone());
+        let lock_wait = request.lock_wait;
+        self.begin(operation, key, lock_wait, move |work| async move { holdfast.run_backup(&work, &about, request).await }).await
+    }
+
+    async fn run_backup(&self, work: &Arc<Work>, about: &Operation, request: BackupRequest) -> Result<Outcome> {
+        work.phase(Phase::Preparing, "Locks the tables and takes the snapshot.");
+        self.check_volume().await?;
+        let (encryption, passphrase) = self.passphrase().await?;
+        let mut attempt = 1;
+        let (manifest, written) = loop {
+            let manifest = |snapshot: &Snapshot| {
+                let (resources, tables) = snapshot.schema().entries();
+                Manifest {
+                    format_version: FormatVersion::PRESENT,
+                    backup: BackupId::new(about.create_time, Uuid::new_v4()),
+                    uid: Uuid::new_v4(),
+                    trigger: request.trigger,
+                    description: request.description.clone(),
+                    create_time: about.create_time,
+                    snapshot_time: snapshot.time(),
+                    system_id: self.0.system.id,
+                    writer: concat!("holdfast ", env!("CARGO_PKG_VERSION")).to_owned(),
+                    server_version: snapshot.server_version().to_owned(),
+                    passphrase: encryption.passphrase,
+                    resources,
+                    tables,
+                }
+            };
+            match self.write(work, manifest, passphrase.clone()).await {
+                Err(Error::Database(postgres::Error::Locked(why))) if attempt < ATTEMPTS => {
+                    tracing::warn!(operation_id = %about.id, ?why, "a table is locked; the backup begins again");
+                    attempt += 1;
+                    tokio::time::sleep(Duration::from_secs(2)).await;
+                }
+                written => break written?,
+            }
+        };
+
+        work.phase(Phase::Checking, "Reads the file back from the disk.");
+        let (proven, stopped) = (manifest.clone(), work.stopped());
+        let written = work.blocking(move || prove(written, &proven, passphrase.as_ref(), &stopped)).await??;
+
+        work.commit("Publishes the file.")?;
+        let backup = describe(about, &request, manifest, &written);
+        self.publish(work, &backup, written.draft).await?;
+
+        work.phase(Phase::Finishing, "Gives up what is too old.");
+        let (expired, not_expired) = self.expire().await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "backups beyond the limit could not be deleted yet");
+            Default::default()
+        });
+        let backup = Backup { state: State::Ready, ..backup };
+        Ok(Outcome::Backup(Box::new(BackupResult { backup, expired, not_expired })))
+    }
+
+    /// Reads the database and writes the file, both at once, joined by a short channel. Each end takes a transfer that
+    /// ends before its end for an error.
+    async fn write(
+        &self,
+        work: &Arc<Work>,
+        manifest: impl FnOnce(&Snapshot) -> Manifest,
+        passphrase: Option<Passphrase>,
+    ) -> Result<(Manifest, Written)> {
+        let parts = &self.0.parts;
+        let snapshot = Snapshot::begin(&parts.database, &parts.catalog).await?;
+        let manifest = manifest(&snapshot);
+        work.target(&manifest.backup);
+        work.phase(Phase::Transferring, "Reads the database and writes the file.");
+        let total = u32::try_from(manifest.resources.len()).unwrap_or(u32::MAX);
+        work.progress(|progress| {
+            *progress = Progress { estimated_bytes: snapshot.size(), total_resources: total, ..Progress::default() };
+        });
+
+        let (pieces, incoming) = mpsc::channel(PIECES_IN_FLIGHT);
+        let (end, at_end) = oneshot::channel();
+        let (folder, operation, head) = (parts.folder.clone(), work.id(), manifest.clone());
+        let writer = work.blocking(move || {
+            let writer = Writer::new(folder.draft(operation)?, passphrase.as_ref(), &head)?;
+            write_pieces(writer, incoming, at_end)
+        });
+        let reader = async {
+            let contents =
+                snapshot.copy(pieces, |table, bytes| work.progress(|progress| advance(progress, &table.resource, bytes))).await?;
+            // A writer that is gone has its own error to tell.
+            let _ = end.send(contents.sequences);
+            Ok::<_, postgres::Error>(contents.rows)
+        };
+        let (rows, written) = tokio::join!(reader, writer);
+        let written = match (rows, written?) {
+            (Ok(rows), Ok(written)) if rows.iter().eq(written.end.tables.iter().map(|table| &table.tally.rows)) => written,
+            (Ok(_), Ok(_)) => return Err(Error::ReadBack),
+            // The end that broke off tells nothing; the other one knows why.
+            (Err(postgres::Error::BrokenOff) | Ok(_), Err(error)) => return Err(error),
+            (Err(error), _) => return Err(error.into()),
+        };
+        Ok((manifest, written))
+    }
+
+    /// Catalog first, under the fence; then the name; then READY. A crash in between is finished or undone at the next
+    /// start, whichever the file says.
+    async fn publish(&self, work: &Work, backup: &Backup, draft: Draft) -> Result<()> {
+        let parts = &self.0.parts;
+        parts.state.register(backup, work.fencing_token()).await?;
+        let (folder, name) = (parts.folder.clone(), backup.file_name.clone());
+        if let Err(error) = work.blocking(move || folder.keep(draft, &name)).await? {
+            if let Err(error) = parts.state.forget_backup(&backup.id).await {
+                tracing::warn!(%error, backup = %backup.id, "the entry of a backup that was not made is removed later");
+            }
+            return Err(error.into());
+        }
+        // The file has its name: it is a backup, and only the database does not know yet.
+        while let Err(error) = parts.state.set_backup_state(&backup.id, State::Creating, State::Ready, "").await {
+            tracing::warn!(%error, backup = %backup.id, "a new backup could not be entered yet");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn check_volume(&self) -> Result<()> {
+        let (folder, volume) = (self.0.parts.folder.clone(), self.0.volume);
+        Ok(super::blocking(move || folder.check(volume)).await??)
+    }
+
+    pub(super) async fn lock_is_free(&self) -> Result<()> {
+        match self.0.parts.state.lease_holder().await? {
+            None => Ok(()),
+            Some(holder) => Err(Error::LockTaken(Box::new(holder))),
+        }
+    }
+}
+
+fn write_pieces(
+    mut writer: Writer<Draft>,
+    mut pieces: mpsc::Receiver<Piece>,
+    at_end: oneshot::Receiver<Vec<SequenceState>>,
+) -> Result<Written> {
+    while let Some(piece) = pieces.blocking_recv() {
+        writer.piece(&piece)?;
+    }
+    let sequences = at_end.blocking_recv().map_err(|_| postgres::Error::BrokenOff)?;
+    let archive::Written { out, end, sha256, bytes } = writer.finish(sequences)?;
+    Ok(Written { draft: out, end, sha256, bytes })
+}
+
+/// Reads the file back from the disk and compares everything with what was sent.
+fn prove(
+    mut written: Written,
+    manifest: &Manifest,
+    passphrase: Option<&Passphrase>,
+    stopped: &CancellationToken,
+) -> Result<Written> {
+    let mut file = Hashing::new(written.draft.read_back()?);
+    let (found, end) =
+        archive::read(&mut file, passphrase, |_| if stopped.is_cancelled() { Err(Error::Interrupted) } else { Ok(()) })?;
+    let (bytes, sha256) = file.finish().map_err(crate::folder::Error::from)?;
+    if (&found, &end, bytes, sha256) == (manifest, &written.end, written.bytes, written.sha256) {
+        Ok(written)
+    } else {
+        Err(Error::ReadBack)
+    }
+}
+
+fn describe(about: &Operation, request: &BackupRequest, manifest: Manifest, written: &Written) -> Backup {
+    let content = |resource: &crate::model::manifest::ResourceEntry| {
+        let of_table = |name: &TableName| {
+            written.end.tables.iter().find(|table| table.name == *name).map(|table| table.tally).unwrap_or_default()
+        };
+        ResourceContent {
+            name: resource.name.clone(),
+            title: resource.title.clone(),
+            items: resource.tables.first().map(of_table).unwrap_or_default().rows,
+            bytes: resource.tables.iter().map(|name| of_table(name).bytes).sum(),
+        }
+    };
+    Backup {
+        file_name: FileName::new(manifest.backup.clone(), written.sha256, manifest.passphrase.is_some()),
+        resources: manifest.resources.iter().map(content).collect(),
+        id: manifest.backup,
+        uid: manifest.uid,
+        state: State::Creating,
+        trigger: request.trigger,
+        description: request.description.clone(),
+        creator: about.caller.clone(),
+        operation: about.id,
+        create_time: about.create_time,
+        snapshot_time: manifest.snapshot_time,
+        complete_time: now(),
+        size_bytes: written.bytes,
+        sha256: written.sha256,
+        passphrase: manifest.passphrase,
+        format_version: manifest.format_version.to_string(),
+        source_system: manifest.system_id,
+        state_detail: String::new(),
+        pinned: false,
+    }
+}
+
+/// Counts bytes, and a resource as complete when the next one begins.
+pub(super) fn advance(progress: &mut Progress, resource: &crate::model::ResourceName, bytes: u64) {
+    if progress.current_resource.as_ref() != Some(resource) {
+        progress.completed_resources += u32::from(progress.current_resource.is_some());
+        progress.current_resource = Some(resource.clone());
+    }
+    progress.completed_bytes += bytes;
+    let percent = progress.completed_bytes.saturating_mul(90).checked_div(progress.estimated_bytes).unwrap_or(0);
+    progress.percent = u8::try_from(percent.min(90)).unwrap_or(90);
+}
+
+pub(super) fn digest(request: &str) -> Vec<u8> {
+    ring::digest::digest(&ring::digest::SHA256, request.as_bytes()).as_ref().to_vec()
+}

@@ -1,0 +1,148 @@
+//! What callers ask and what they are answered, in the words of the model.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use chrono_tz::Tz;
+use tokio::sync::mpsc;
+
+use crate::model::backup::{Backup, Trigger};
+use crate::model::catalog::Resource;
+use crate::model::schedule::{Recurrence, RunState};
+use crate::model::settings::{Retention, Setting};
+use crate::model::{BackupId, Failure, FileName, Operation, OperationId, Passphrase, ResourceName, Schedule, Sha256};
+
+#[derive(Debug, Clone)]
+pub struct BackupRequest {
+    pub description: String,
+    pub trigger: Trigger,
+    /// With `Trigger::Scheduled`: the slot that the run is for.
+    pub scheduled_time: Option<DateTime<Utc>>,
+    pub lock_wait: Duration,
+    /// Empty: none.
+    pub request_id: String,
+    pub validate_only: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct RestoreRequest {
+    pub backup: BackupId,
+    pub passphrase: Option<Passphrase>,
+    /// Empty: all in the file.
+    pub resources: Vec<ResourceName>,
+    pub lock_wait: Duration,
+    pub reason: String,
+    pub request_id: String,
+    pub validate_only: bool,
+}
+
+/// One page of a list. `after` of the next call is `next` of this one.
+#[derive(Debug, Clone)]
+pub struct Page<T> {
+    pub items: Vec<T>,
+    pub next: Option<i64>,
+    /// Number of all items.
+    pub total: u64,
+}
+
+/// A backup with what only the catalog knows of it.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    pub backup: Backup,
+    /// Durable sequence in which files entered the system; the order of lists and of retention.
+    pub sequence: i64,
+    pub register_time: DateTime<Utc>,
+    pub revision: i64,
+    /// Place in the retention queue, 1 for the newest; `None` where retention does not count it.
+    pub position: Option<u32>,
+    pub max_count: u32,
+    /// Whether the next successful backup deletes it.
+    pub next_to_expire: bool,
+    /// Whether its passphrase is the one in use now.
+    pub current_passphrase: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct DownloadRequest {
+    pub backup: BackupId,
+    pub offset: u64,
+    /// `None`: to the end.
+    pub limit: Option<u64>,
+    /// Of the transfer that is continued.
+    pub expected: Option<Sha256>,
+}
+
+/// A file on its way out. The channel is short: the next piece is read when the last one was taken.
+#[derive(Debug)]
+pub struct Download {
+    pub file_name: FileName,
+    pub size_bytes: u64,
+    pub sha256: Sha256,
+    pub chunks: mpsc::Receiver<Result<Chunk, Failure>>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Chunk {
+    pub offset: u64,
+    pub data: Bytes,
+    pub crc32c: u32,
+}
+
+/// A change of the schedule; what is `None` stays as it is.
+#[derive(Debug, Clone, Default)]
+pub struct ScheduleChange {
+    pub enabled: Option<bool>,
+    pub recurrence: Option<Recurrence>,
+    pub time_zone: Option<Tz>,
+    pub start_deadline: Option<Duration>,
+}
+
+#[derive(Debug, Clone)]
+pub struct ScheduleState {
+    pub setting: Setting<Schedule>,
+    pub next_run: Option<DateTime<Utc>>,
+    pub last_run: Option<Run>,
+    /// End of the newest scheduled run that succeeded.
+    pub last_success: Option<DateTime<Utc>>,
+}
+
+/// One slot of the schedule.
+#[derive(Debug, Clone)]
+pub struct Run {
+    pub planned_time: DateTime<Utc>,
+    pub state: RunState,
+    pub operation: Option<OperationId>,
+}
+
+#[derive(Debug, Clone)]
+pub struct RetentionState {
+    pub setting: Setting<Retention>,
+    /// Backups that count.
+    pub current: u32,
+    /// Backups that the next successful one deletes.
+    pub excess: u32,
+}
+
+#[derive(Debug, Clone)]
+pub struct ResourceState {
+    pub resource: Resource,
+    /// Resources that its rows refer to: they must be restored with it.
+    pub depends_on: Vec<ResourceName>,
+    pub items: u64,
+}
+
+#[derive(Debug, Clone)]
+pub struct SystemStatus {
+    pub backup_obstacles: Vec<Failure>,
+    pub restore_obstacles: Vec<Failure>,
+    pub active: Vec<Operation>,
+    pub latest: Option<(BackupId, DateTime<Utc>)>,
+    pub next_run: Option<DateTime<Utc>>,
+    pub encryption_enabled: bool,
+    pub backup_count: u64,
+    pub storage_total_bytes: u64,
+    pub storage_available_bytes: u64,
+    pub storage_used_bytes: u64,
+    pub system_id: uuid::Uuid,
+}

@@ -1,0 +1,67 @@
+//! Sending a file as it is on the volume. A reader that stalls holds no lock, no transaction and one piece of memory.
+
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::call::{Chunk, Download, DownloadRequest};
+use super::{Error, Holdfast, Result, blocking};
+use crate::folder;
+use crate::model::backup::State;
+
+const CHUNK_BYTES: u64 = 256 << 10;
+
+impl Holdfast {
+    /// Opens a backup file for sending. A damaged one can be downloaded too.
+    pub async fn download(&self, caller: &str, request: DownloadRequest) -> Result<Download> {
+        let id = request.backup;
+        let guard = self.0.in_use.read(&id).ok_or_else(|| Error::BackupInUse(id.clone()))?;
+        let stored = self.0.parts.state.backup(&id).await?.ok_or_else(|| Error::BackupNotFound(id.clone()))?;
+        let backup = match stored.backup.state {
+            State::Invalid => stored.backup,
+            _ => self.ready_backup(&id).await?,
+        };
+        if request.expected.is_some_and(|expected| expected != backup.sha256) {
+            return Err(Error::EtagMismatch("the file"));
+        }
+        if request.offset > backup.size_bytes {
+            return Err(Error::OffsetOutOfRange { offset: request.offset, size: backup.size_bytes });
+        }
+        let transfer = self.0.clone();
+        let (folder, name) = (transfer.parts.folder.clone(), backup.file_name.clone());
+        let file = Arc::new(blocking(move || folder.read(&name)).await??);
+        let mut offset = request.offset;
+        let end = request.limit.map_or(backup.size_bytes, |limit| offset.saturating_add(limit).min(backup.size_bytes));
+        let (sender, chunks) = mpsc::channel(1);
+        let permit = self.0.transfers.clone().try_acquire_owned().map_err(|_| Error::TooManyTransfers)?;
+        tracing::info!(backup = %id, caller, offset, "download begins");
+        self.0.tasks.spawn(async move {
+            let (_guard, _permit) = (guard, permit);
+            while offset < end {
+                let length = CHUNK_BYTES.min(end - offset);
+                let from = file.clone();
+                let read = blocking(move || {
+                    let mut data = vec![0; usize::try_from(length).unwrap_or(0)];
+                    from.read_exact_at(&mut data, offset).map(|()| data)
+                });
+                let chunk = match read.await {
+                    Ok(Ok(data)) => Ok(Chunk { offset, crc32c: crc32c::crc32c(&data), data: Bytes::from(data) }),
+                    Ok(Err(error)) => Err(Error::from(folder::Error::from(error)).failure()),
+                    Err(error) => Err(error.failure()),
+                };
+                let failed = chunk.is_err();
+                offset += length;
+                let sent = tokio::select! {
+                    sent = sender.send(chunk) => sent.is_ok(),
+                    () = transfer.stopping.cancelled() => false,
+                };
+                if failed || !sent {
+                    return;
+                }
+            }
+        });
+        Ok(Download { file_name: backup.file_name, size_bytes: backup.size_bytes, sha256: backup.sha256, chunks })
+    }
+}

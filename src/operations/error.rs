@@ -1,0 +1,243 @@
+//! Why a call is refused or an operation failed, and what callers learn of it.
+
+use std::time::Duration;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+
+use crate::model::manifest::PassphraseNote;
+use crate::model::{BackupId, Failure, OperationId, Reason, ResourceName, schedule, secret};
+use crate::postgres::state::Taken;
+use crate::{archive, folder, lock, postgres};
+
+/// Everything that can go wrong, named for what a caller can know or do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{problem}")]
+    InvalidField { field: &'static str, problem: String },
+    #[error("this schedule cannot be: {0}")]
+    InvalidSchedule(#[from] schedule::Invalid),
+    #[error("this passphrase is too weak: {0}")]
+    WeakPassphrase(#[from] secret::Weak),
+    #[error("this request_id was used for another request")]
+    RequestIdReused(OperationId),
+    #[error("there is no backup {0}")]
+    BackupNotFound(BackupId),
+    #[error("there is no operation {0}")]
+    OperationNotFound(OperationId),
+    #[error("there is no resource {0} in the catalog")]
+    ResourceUnknown(ResourceName),
+    #[error("the backup has no data of resource {0}")]
+    ResourceNotInBackup(ResourceName),
+    #[error("backup {0} cannot be used: {1}")]
+    BackupNotReady(BackupId, String),
+    #[error("backup {0} is in use")]
+    BackupInUse(BackupId),
+    #[error("the backup is encrypted, and no passphrase was given")]
+    PassphraseRequired(Option<PassphraseNote>),
+    #[error("the passphrase does not open this backup")]
+    PassphraseIncorrect(Option<PassphraseNote>),
+    #[error("the backup file is damaged: {0}")]
+    Damaged(String),
+    #[error("the backup was written in a format that this version does not read: {found}")]
+    NewerFormat { found: String },
+    #[error("the offset {offset} is beyond the end of the file, which has {size} bytes")]
+    OffsetOutOfRange { offset: u64, size: u64 },
+    #[error("{} changed since it was read", .0)]
+    EtagMismatch(&'static str),
+    #[error("the schedule is disabled")]
+    ScheduleDisabled,
+    #[error("{} holds the maintenance lock: {}", .0.holder_id, .0.reason)]
+    LockTaken(Box<Taken>),
+    #[error(transparent)]
+    LeaseLost(#[from] lock::Lost),
+    #[error("the operation was cancelled")]
+    Cancelled,
+    #[error("the operation has gone too far to be cancelled")]
+    NotCancellable(OperationId),
+    #[error("the service stopped while the operation ran; nothing of it remains")]
+    Interrupted,
+    #[error("the operation took longer than it may")]
+    TimedOut,
+    #[error("the service is stopping")]
+    Draining,
+    #[error("too many downloads run at the same time")]
+    TooManyTransfers,
+    #[error("the stored passphrase does not open under the configured seal key")]
+    SealBroken,
+    #[error("what was read back from the volume is not what was written")]
+    ReadBack,
+    #[error(transparent)]
+    Folder(#[from] folder::Error),
+    #[error(transparent)]
+    Database(#[from] postgres::Error),
+    #[error("a bug: {0}")]
+    Bug(&'static str),
+}
+
+impl From<archive::Error> for Error {
+    fn from(error: archive::Error) -> Self {
+        match error {
+            archive::Error::PassphraseRequired => Self::PassphraseRequired(None),
+            archive::Error::PassphraseIncorrect => Self::PassphraseIncorrect(None),
+            archive::Error::NewerFormat { found } => Self::NewerFormat { found: found.to_string() },
+            archive::Error::Io(error) => Self::Folder(error.into()),
+            error => Self::Damaged(error.to_string()),
+        }
+    }
+}
+
+const SOON: Duration = Duration::from_secs(2);
+const LATER: Duration = Duration::from_secs(10);
+
+impl Error {
+    /// What callers learn of it. Causes that only operators may see are logged here, once.
+    pub fn failure(&self) -> Failure {
+        let failure = |reason| Failure::new(reason, format!("{}.", sentence(&self.to_string())));
+        match self {
+            Self::InvalidField { field, .. } => failure(Reason::InvalidField).field(field),
+            Self::InvalidSchedule(_) => failure(Reason::InvalidField).field("schedule"),
+            Self::WeakPassphrase(_) => failure(Reason::PassphraseTooWeak).field("passphrase"),
+            Self::RequestIdReused(id) => failure(Reason::RequestIdReused).with("operation", operation(*id)).field("request_id"),
+            Self::BackupNotFound(id) => failure(Reason::BackupNotFound).subject(backup(id)),
+            Self::OperationNotFound(id) => failure(Reason::OperationNotFound).subject(operation(*id)),
+            Self::ResourceUnknown(name) => failure(Reason::ResourceUnknown).subject(format!("resources/{name}")),
+            Self::ResourceNotInBackup(name) => failure(Reason::ResourceNotInBackup).subject(format!("resources/{name}")),
+            Self::BackupNotReady(id, _) => failure(Reason::BackupNotReady).subject(backup(id)),
+            Self::BackupInUse(id) => {
+                failure(Reason::BackupInUse).subject(backup(id)).instructions("Wait until the restore or download has ended.")
+            }
+            Self::PassphraseRequired(note) => passphrase(failure(Reason::PassphraseRequired), *note),
+            Self::PassphraseIncorrect(note) => passphrase(failure(Reason::PassphraseIncorrect), *note),
+            Self::Damaged(_) => {
+                failure(Reason::BackupCorrupted).instructions("Use another backup, or a copy of this file from elsewhere.")
+            }
+            Self::NewerFormat { found } => failure(Reason::BackupIncompatible)
+                .with("formatVersion", found)
+                .with("supported", crate::model::manifest::FormatVersion::PRESENT)
+                .instructions("Restore it with the version of Holdfast that wrote it, or a newer one."),
+            Self::OffsetOutOfRange { size, .. } => failure(Reason::OffsetOutOfRange).with("sizeBytes", size),
+            Self::EtagMismatch(_) => {
+                failure(Reason::EtagMismatch).instructions("Read it again and repeat the change on what you then see.")
+            }
+            Self::ScheduleDisabled => failure(Reason::ScheduleDisabled).subject("settings/schedule"),
+            Self::LockTaken(taken) => lock_taken(taken),
+            Self::LeaseLost(_) => failure(Reason::LeaseLost).instructions("Everything was rolled back. Start it again."),
+            Self::Cancelled => failure(Reason::CancelledByCaller),
+            Self::NotCancellable(id) => failure(Reason::OperationNotCancellable).subject(operation(*id)),
+            Self::Interrupted => failure(Reason::Interrupted).instructions("Start it again."),
+            Self::TimedOut => failure(Reason::OperationTimedOut),
+            Self::Draining => failure(Reason::ServerDraining).retry_after(SOON),
+            Self::TooManyTransfers => failure(Reason::RateLimited).retry_after(LATER),
+            Self::SealBroken => {
+                tracing::error!("the stored passphrase does not open under the configured seal key");
+                failure(Reason::SealKeyMismatch)
+                    .instructions("Mount the seal key of this installation, or set the passphrase again.")
+            }
+            Self::ReadBack => {
+                tracing::error!("a new file did not read back as it was written; the volume is not to be trusted");
+                failure(Reason::StorageUnavailable).instructions("Check the volume: it does not return what is written to it.")
+            }
+            Self::Folder(error) => folder(error, failure),
+            Self::Database(error) => database(error, failure),
+            Self::Bug(_) => {
+                tracing::error!(error = self as &dyn std::error::Error, "an operation failed for a reason within Holdfast");
+                Failure::new(Reason::Internal, "Something went wrong within Holdfast; its log has the details.")
+            }
+        }
+    }
+}
+
+fn folder(error: &folder::Error, failure: impl Fn(Reason) -> Failure) -> Failure {
+    use folder::Error as Folder;
+    if let Folder::Full(_) | Folder::Unavailable(_) = error {
+        tracing::error!(error = error as &dyn std::error::Error, "the backup volume failed");
+    }
+    match error {
+        Folder::Full(_) => {
+            failure(Reason::StorageFull).instructions("Free space on the backup volume; no backup was deleted to make room.")
+        }
+        Folder::Unavailable(_) | Folder::WorldWritable => failure(Reason::StorageUnavailable).retry_after(LATER),
+        Folder::NotMounted | Folder::OtherVolume => failure(Reason::StorageUnavailable)
+            .retry_after(LATER)
+            .instructions("Mount the volume that holds the backups of this system."),
+        Folder::Missing => failure(Reason::BackupFileMissing),
+        Folder::Exists => failure(Reason::Internal),
+    }
+}
+
+fn database(error: &postgres::Error, failure: impl Fn(Reason) -> Failure) -> Failure {
+    use postgres::Error as Database;
+    match error {
+        Database::Unavailable(_) | Database::CommitUnknown(_) | Database::BrokenOff => {
+            tracing::warn!(error = error as &dyn std::error::Error, "the database does not answer");
+            failure(Reason::DatabaseUnavailable).retry_after(LATER)
+        }
+        Database::Mismatch(_) => failure(Reason::CatalogMismatch)
+            .instructions("Make the catalog and the database fit each other; `holdfast serve` checks it at its start."),
+        Database::Locked(_) => {
+            failure(Reason::TablesLocked).retry_after(LATER).instructions("Try again when the other session has ended.")
+        }
+        Database::Constraint { table, constraint } => {
+            failure(Reason::RestoreConstraintViolation).with("table", table).with("constraint", constraint)
+        }
+        Database::Referenced { from, constraint, .. } => failure(Reason::RestoreConstraintViolation)
+            .with("table", from)
+            .with("constraint", constraint)
+            .instructions("Remove those rows, or say in the catalog that this reference is to be followed."),
+        Database::NotExact { table } => failure(Reason::RestoreNotExact).with("table", table),
+        Database::Incompatible(_) => failure(Reason::BackupIncompatible),
+        Database::FenceLost => failure(Reason::LeaseLost).instructions("Everything was rolled back. Start it again."),
+        Database::TimedOut(_) => failure(Reason::OperationTimedOut),
+        Database::Query(_) => {
+            tracing::error!(error = error as &dyn std::error::Error, "PostgreSQL refused a statement");
+            Failure::new(Reason::Internal, "Something went wrong within Holdfast; its log has the details.")
+        }
+    }
+}
+
+fn lock_taken(taken: &Taken) -> Failure {
+    let own = matches!(taken.purpose.as_str(), "BACKUP" | "RESTORE");
+    let reason = if own { Reason::OperationInProgress } else { Reason::SoftwareUpdateInProgress };
+    let (since, until) = (rfc3339(taken.acquire_time), rfc3339(taken.expire_time));
+    let message = format!("{} is at work since {since}: {}.", taken.holder_id, taken.reason);
+    let mut failure = Failure::new(reason, message)
+        .with("lock", "locks/platform-maintenance")
+        .with("holder", &taken.holder_id)
+        .with("holderReason", &taken.reason)
+        .with("acquireTime", since)
+        .with("expireTime", until)
+        .subject("locks/platform-maintenance");
+    if let Some(id) = taken.operation {
+        failure = failure.with("operation", operation(id));
+    }
+    if own { failure.retry_after(LATER) } else { failure }
+}
+
+fn passphrase(failure: Failure, note: Option<PassphraseNote>) -> Failure {
+    let failure = failure.field("passphrase");
+    match note {
+        None => failure,
+        Some(note) => failure
+            .with("passphraseGeneration", note.generation)
+            .with("passphraseSetTime", rfc3339(note.set_time))
+            .instructions(format!("Give the passphrase that was set at {}.", rfc3339(note.set_time))),
+    }
+}
+
+fn backup(id: &BackupId) -> String {
+    format!("backups/{id}")
+}
+
+fn operation(id: OperationId) -> String {
+    format!("operations/{id}")
+}
+
+fn rfc3339(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+/// With a capital letter at the beginning.
+fn sentence(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+}

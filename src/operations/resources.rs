@@ -1,0 +1,51 @@
+//! What can be backed up, and whether it could be now.
+
+use super::call::{ResourceState, SystemStatus};
+use super::{Error, Holdfast, Result, blocking};
+use crate::model::backup::State;
+
+impl Holdfast {
+    /// The resources of the catalog as they are now.
+    pub async fn list_resources(&self) -> Result<Vec<ResourceState>> {
+        let parts = &self.0.parts;
+        let schema = parts.state.inspect(&parts.catalog).await?;
+        let items = parts.state.count_items(&parts.catalog).await?;
+        let state = |(resource, items): (&crate::model::catalog::Resource, u64)| ResourceState {
+            resource: resource.clone(),
+            depends_on: schema.depends_on(&resource.name).into_iter().collect(),
+            items,
+        };
+        Ok(parts.catalog.resources().iter().zip(items).map(state).collect())
+    }
+
+    /// Whether a backup or a restore would be accepted now, and if not, why. Answers with what it knows even when the
+    /// volume does not work.
+    pub async fn system_status(&self) -> Result<SystemStatus> {
+        let parts = &self.0.parts;
+        let mut obstacles = Vec::new();
+        obstacles.extend(self.accepting().err());
+        obstacles.extend(self.check_volume().await.err());
+        obstacles.extend(parts.state.inspect(&parts.catalog).await.map_err(Error::from).err());
+        obstacles.extend(self.lock_is_free().await.err());
+        let obstacles: Vec<_> = obstacles.iter().map(Error::failure).collect();
+        let mut backup_obstacles = obstacles.clone();
+        backup_obstacles.extend(self.passphrase().await.err().map(|error| error.failure()));
+        let folder = parts.folder.clone();
+        let space = blocking(move || folder.space()).await?.ok();
+        let backups = parts.state.backups().await?;
+        let latest = backups.iter().map(|stored| &stored.backup).find(|backup| backup.state == State::Ready);
+        Ok(SystemStatus {
+            backup_obstacles,
+            restore_obstacles: obstacles,
+            active: parts.state.operations(100, None, true).await?,
+            latest: latest.map(|backup| (backup.id.clone(), backup.snapshot_time)),
+            next_run: self.schedule().await?.next_run,
+            encryption_enabled: self.encryption().await?.value.passphrase.is_some(),
+            backup_count: backups.len() as u64,
+            storage_total_bytes: space.map_or(0, |space| space.total),
+            storage_available_bytes: space.map_or(0, |space| space.available),
+            storage_used_bytes: backups.iter().map(|stored| stored.backup.size_bytes).sum(),
+            system_id: self.0.system.id,
+        })
+    }
+}

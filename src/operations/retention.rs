@@ -1,0 +1,55 @@
+//! Deleting backups: those that retention gives up, and those that a caller names.
+//!
+//! The catalog says DELETING first, then the file goes, then the row; an interruption is finished at the next start.
+
+use super::{Error, Holdfast, Result};
+use crate::model::BackupId;
+use crate::model::backup::{Backup, State, expired};
+use crate::model::settings::Retention;
+
+impl Holdfast {
+    /// Deletes what the limit makes superfluous, after a backup that succeeded. What is in use or cannot be removed is left for
+    /// the next time; that never fails the backup.
+    pub(super) async fn expire(&self) -> Result<(Vec<BackupId>, Vec<BackupId>)> {
+        let (retention, _) = self.0.parts.state.setting::<Retention>("retention").await?;
+        let backups: Vec<Backup> = self.0.parts.state.backups().await?.into_iter().map(|stored| stored.backup).collect();
+        let (mut gone, mut left) = (Vec::new(), Vec::new());
+        for id in expired(&backups, retention.value.max_count as usize) {
+            match self.remove(&id, State::Ready).await {
+                Ok(()) => gone.push(id),
+                Err(error) => {
+                    tracing::warn!(backup = %id, %error, "a backup beyond the limit could not be deleted yet");
+                    left.push(id);
+                }
+            }
+        }
+        Ok((gone, left))
+    }
+
+    /// Deletes a backup and its file, for good. `revision`: refused when it is another one now.
+    pub async fn delete_backup(&self, caller: &str, id: &BackupId, revision: Option<i64>) -> Result<()> {
+        let stored = self.0.parts.state.backup(id).await?.ok_or_else(|| Error::BackupNotFound(id.clone()))?;
+        if revision.is_some_and(|revision| revision != stored.revision) {
+            return Err(Error::EtagMismatch("the backup"));
+        }
+        if stored.backup.state == State::Creating {
+            return Err(Error::BackupInUse(id.clone()));
+        }
+        self.remove(id, stored.backup.state).await?;
+        tracing::info!(backup = %id, caller, "backup deleted");
+        Ok(())
+    }
+
+    pub(super) async fn remove(&self, id: &BackupId, state: State) -> Result<()> {
+        let parts = &self.0.parts;
+        let _removal = self.0.in_use.remove(id).ok_or_else(|| Error::BackupInUse(id.clone()))?;
+        let Some(stored) = parts.state.backup(id).await? else { return Ok(()) };
+        if state != State::Deleting && !parts.state.set_backup_state(id, state, State::Deleting, "").await? {
+            return Err(Error::BackupInUse(id.clone()));
+        }
+        let (folder, name) = (parts.folder.clone(), stored.backup.file_name);
+        super::blocking(move || folder.remove(&name)).await??;
+        parts.state.forget_backup(id).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,86 @@
+//! The passphrase at rest: sealed with AES-256-GCM (NIST SP 800-38D) under a key from a mounted secret.
+
+use std::fmt;
+
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::digest::{SHA256, digest};
+use ring::rand::{SecureRandom, SystemRandom};
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use crate::model::Passphrase;
+
+use super::{Error, Result};
+
+/// The key under which the passphrase rests. Shows nothing of itself.
+#[derive(Clone)]
+pub struct SealKey(LessSafeKey);
+
+impl SealKey {
+    pub const MIN_BYTES: usize = 32;
+
+    /// Makes a key of the content of a secret, which must be random and have at least 32 bytes; line ends around it do
+    /// not count. `None` when it is too short.
+    pub fn new(secret: &[u8]) -> Option<Self> {
+        let secret = secret.trim_ascii();
+        let key = digest(&SHA256, &[b"holdfast seal key\0", secret].concat());
+        let key = UnboundKey::new(&AES_256_GCM, key.as_ref()).ok()?;
+        (secret.len() >= Self::MIN_BYTES).then(|| Self(LessSafeKey::new(key)))
+    }
+
+    /// Seals a passphrase for one system and one generation; under others it does not open.
+    pub(super) fn seal(&self, passphrase: &Passphrase, system: Uuid, generation: u32) -> Result<Vec<u8>> {
+        let mut nonce = [0; NONCE_LEN];
+        SystemRandom::new().fill(&mut nonce).map_err(|_| Error::Bug("the system has no random numbers"))?;
+        let mut sealed = passphrase.reveal().as_bytes().to_vec();
+        let bound = bound_to(system, generation);
+        let sealing = self.0.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(bound), &mut sealed);
+        sealing.map_err(|_| Error::Bug("a passphrase could not be sealed"))?;
+        Ok([&nonce[..], &sealed].concat())
+    }
+
+    /// # Errors
+    /// `Error::SealBroken`: another key, or not what was sealed.
+    pub(super) fn open(&self, sealed: &[u8], system: Uuid, generation: u32) -> Result<Passphrase> {
+        let open = || {
+            let (nonce, sealed) = sealed.split_first_chunk::<NONCE_LEN>()?;
+            let mut sealed = Zeroizing::new(sealed.to_vec());
+            let bound = Aad::from(bound_to(system, generation));
+            let opened = self.0.open_in_place(Nonce::assume_unique_for_key(*nonce), bound, &mut sealed).ok()?;
+            Passphrase::new(std::str::from_utf8(opened).ok()?)
+        };
+        open().ok_or(Error::SealBroken)
+    }
+}
+
+fn bound_to(system: Uuid, generation: u32) -> [u8; 20] {
+    let mut bound = [0; 20];
+    bound[..16].copy_from_slice(system.as_bytes());
+    bound[16..].copy_from_slice(&generation.to_be_bytes());
+    bound
+}
+
+impl fmt::Debug for SealKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SealKey")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sealed_passphrase_opens_only_under_its_key_system_and_generation() {
+        let key = SealKey::new(&[7; 32]).unwrap();
+        let passphrase = Passphrase::new("correct horse battery").unwrap();
+        let sealed = key.seal(&passphrase, Uuid::nil(), 1).unwrap();
+        assert!(!sealed.windows(7).any(|part| part == b"correct"));
+        assert_eq!(key.open(&sealed, Uuid::nil(), 1).unwrap(), passphrase);
+        assert!(key.open(&sealed, Uuid::nil(), 2).is_err());
+        assert!(key.open(&sealed, Uuid::max(), 1).is_err());
+        assert!(SealKey::new(&[8; 32]).unwrap().open(&sealed, Uuid::nil(), 1).is_err());
+        assert!(key.open(&sealed[..20], Uuid::nil(), 1).is_err());
+        assert!(SealKey::new(b"short\n").is_none());
+    }
+}

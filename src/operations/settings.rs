@@ -1,0 +1,178 @@
+//! Settings that callers change: schedule, retention, encryption. A change is written before it is answered.
+
+use super::call::{RetentionState, Run, ScheduleChange, ScheduleState};
+use super::{Error, Holdfast, Result, blocking, now};
+use crate::archive::{self, Writer};
+use crate::model::backup::{State, Trigger};
+use crate::model::manifest::{FormatVersion, PassphraseNote};
+use crate::model::settings::{Encryption, Retention, Setting};
+use crate::model::{BackupId, Manifest, Passphrase, Schedule};
+
+const SCHEDULE: &str = "schedule";
+const RETENTION: &str = "retention";
+const ENCRYPTION: &str = "encryption";
+
+impl Holdfast {
+    pub async fn schedule(&self) -> Result<ScheduleState> {
+        let (setting, _) = self.0.parts.state.setting(SCHEDULE).await?;
+        self.schedule_state(setting).await
+    }
+
+    /// Changes the schedule. A past run is never made up for because of it.
+    pub async fn set_schedule(
+        &self,
+        caller: &str,
+        change: ScheduleChange,
+        revision: Option<i64>,
+        validate_only: bool,
+    ) -> Result<ScheduleState> {
+        let (mut setting, _): (Setting<Schedule>, _) = self.0.parts.state.setting(SCHEDULE).await?;
+        let present = setting.value;
+        let value = Schedule::new(
+            change.enabled.unwrap_or(present.enabled),
+            change.recurrence.unwrap_or(present.recurrence),
+            change.time_zone.unwrap_or(present.time_zone),
+            change.start_deadline.unwrap_or(present.start_deadline),
+            now(),
+        )?;
+        if validate_only {
+            setting.value = value;
+            return self.schedule_state(setting).await;
+        }
+        self.change(SCHEDULE, "the schedule", &value, None, caller, revision, setting.revision).await?;
+        self.schedule().await
+    }
+
+    async fn schedule_state(&self, setting: Setting<Schedule>) -> Result<ScheduleState> {
+        let state = &self.0.parts.state;
+        let run = |slot: crate::postgres::state::Slot| Run {
+            planned_time: slot.planned_time,
+            state: slot.state,
+            operation: slot.operation,
+        };
+        Ok(ScheduleState {
+            next_run: setting.value.enabled.then(|| setting.value.next_after(now())).flatten(),
+            last_run: state.last_slot().await?.map(run),
+            last_success: state.last_slot_success().await?,
+            setting,
+        })
+    }
+
+    pub async fn retention(&self) -> Result<RetentionState> {
+        let (setting, _): (Setting<Retention>, _) = self.0.parts.state.setting(RETENTION).await?;
+        let backups = self.0.parts.state.backups().await?;
+        let counts = |stored: &&crate::postgres::state::Stored| stored.backup.state == State::Ready && !stored.backup.pinned;
+        let current = u32::try_from(backups.iter().filter(counts).count()).unwrap_or(u32::MAX);
+        // The next backup takes one place.
+        let excess = current.saturating_add(1).saturating_sub(setting.value.max_count).min(current);
+        Ok(RetentionState { setting, current, excess })
+    }
+
+    /// Changes how many backups are kept. Deletes nothing: the next successful backup does.
+    pub async fn set_retention(&self, caller: &str, max_count: u32, revision: Option<i64>) -> Result<RetentionState> {
+        if !Retention::RANGE.contains(&max_count) {
+            let problem = format!("between {} and {} backups can be kept", Retention::RANGE.start(), Retention::RANGE.end());
+            return Err(Error::InvalidField { field: "retention.max_count", problem });
+        }
+        let (present, _): (Setting<Retention>, _) = self.0.parts.state.setting(RETENTION).await?;
+        self.change(RETENTION, "retention", &Retention { max_count }, None, caller, revision, present.revision).await?;
+        self.retention().await
+    }
+
+    pub async fn encryption(&self) -> Result<Setting<Encryption>> {
+        Ok(self.0.parts.state.setting(ENCRYPTION).await?.0)
+    }
+
+    /// Changes the passphrase for new backups; `None` switches encryption off. Files made earlier keep theirs.
+    pub async fn set_encryption(
+        &self,
+        caller: &str,
+        passphrase: Option<Passphrase>,
+        revision: Option<i64>,
+    ) -> Result<Setting<Encryption>> {
+        let (present, sealed): (Setting<Encryption>, _) = self.0.parts.state.setting(ENCRYPTION).await?;
+        let (value, secret) = match passphrase {
+            None => (Encryption { passphrase: None, ..present.value }, None),
+            Some(passphrase) => {
+                passphrase.strength()?;
+                let unchanged = match (present.value.passphrase, sealed) {
+                    (Some(note), Some(sealed)) => self.unseal(&sealed, note).is_ok_and(|current| current == passphrase),
+                    _ => false,
+                };
+                if unchanged {
+                    return Ok(present);
+                }
+                let generation = present.value.last_generation + 1;
+                let note = PassphraseNote { generation, set_time: now() };
+                let sealed = self.0.parts.seal_key.seal(&passphrase, self.0.system.id, generation)?;
+                if self.unseal(&sealed, note)? != passphrase {
+                    return Err(Error::SealBroken);
+                }
+                let system = self.0.system.id;
+                blocking(move || probe(&passphrase, system, note)).await??;
+                (Encryption { passphrase: Some(note), last_generation: generation }, Some(sealed))
+            }
+        };
+        self.change(ENCRYPTION, "encryption", &value, secret.as_deref(), caller, revision, present.revision).await?;
+        tracing::info!(caller, encrypted = value.passphrase.is_some(), "encryption of new backups changed");
+        self.encryption().await
+    }
+
+    /// How new backups are encrypted, and with what; both of the same moment.
+    pub(super) async fn passphrase(&self) -> Result<(Encryption, Option<Passphrase>)> {
+        let (setting, sealed): (Setting<Encryption>, _) = self.0.parts.state.setting(ENCRYPTION).await?;
+        let passphrase = match (setting.value.passphrase, sealed) {
+            (None, _) => None,
+            (Some(note), Some(sealed)) => Some(self.unseal(&sealed, note)?),
+            (Some(_), None) => return Err(Error::SealBroken),
+        };
+        Ok((setting.value, passphrase))
+    }
+
+    fn unseal(&self, sealed: &[u8], note: PassphraseNote) -> Result<Passphrase> {
+        self.0.parts.seal_key.open(sealed, self.0.system.id, note.generation)
+    }
+
+    /// Writes a setting. A caller that names the revision it saw is told of changes by others; one that does not still
+    /// never overwrites a change made while this one was being prepared.
+    #[expect(clippy::too_many_arguments, reason = "each is one column of the row")]
+    async fn change<T: serde::Serialize + Sync>(
+        &self,
+        name: &str,
+        what: &'static str,
+        value: &T,
+        secret: Option<&[u8]>,
+        caller: &str,
+        seen: Option<i64>,
+        present: i64,
+    ) -> Result<()> {
+        let unchanged = seen.is_none_or(|seen| seen == present);
+        if unchanged && self.0.parts.state.set_setting(name, value, secret, caller, present).await? {
+            Ok(())
+        } else {
+            Err(Error::EtagMismatch(what))
+        }
+    }
+}
+
+/// Encrypts and decrypts a small file, so that no backup is the first to find out that it does not work.
+fn probe(passphrase: &Passphrase, system_id: uuid::Uuid, note: PassphraseNote) -> Result<()> {
+    let manifest = Manifest {
+        format_version: FormatVersion::PRESENT,
+        backup: BackupId::new(note.set_time, uuid::Uuid::nil()),
+        uid: uuid::Uuid::nil(),
+        trigger: Trigger::OnDemand,
+        description: String::new(),
+        create_time: note.set_time,
+        snapshot_time: note.set_time,
+        system_id,
+        writer: "holdfast".into(),
+        server_version: String::new(),
+        passphrase: Some(note),
+        resources: Vec::new(),
+        tables: Vec::new(),
+    };
+    let written = Writer::new(Vec::new(), Some(passphrase), &manifest)?.finish(Vec::new())?;
+    let (read, end) = archive::read::<Error>(written.out.as_slice(), Some(passphrase), |_| Ok(()))?;
+    if read == manifest && end == written.end { Ok(()) } else { Err(Error::ReadBack) }
+}

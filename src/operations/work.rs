@@ -1,0 +1,439 @@
+//! The life of an operation: accepted -> waiting for the lock -> at work -> ended. It belongs to no call: whoever
+//! started it may hang up.
+//!
+//! While it works, its row in the database is kept fresh and its lease is renewed. It stops early when it is cancelled, the
+//! service stops, the lease is lost or its time is over - unless it is committing, from where it only goes forward.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{Error, Holdfast, Result, now};
+use crate::model::operation::{Kind, Operation, Outcome, Phase, Progress};
+use crate::model::{BackupId, OperationId};
+use crate::postgres::state::{Accepted, Alive, Grant, Request, Taken, Terms};
+use crate::{lock, postgres};
+
+/// Operations that run in this process, so that a cancellation reaches them at once.
+#[derive(Default)]
+pub struct Works(Mutex<HashMap<OperationId, Arc<Work>>>);
+
+impl Works {
+    fn all(&self) -> MutexGuard<'_, HashMap<OperationId, Arc<Work>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn ids(&self) -> Vec<OperationId> {
+        self.all().keys().copied().collect()
+    }
+
+    pub fn get(&self, id: OperationId) -> Option<Arc<Work>> {
+        self.all().get(&id).cloned()
+    }
+}
+
+/// An operation at work.
+pub struct Work {
+    state: Mutex<WorkState>,
+    stop: CancellationToken,
+    /// Blocking parts of the work. The work has not ended before they have.
+    blocking: TaskTracker,
+}
+
+struct WorkState {
+    operation: Operation,
+    /// Why it stops.
+    cause: Option<Error>,
+}
+
+/// A lease, and when it was asked for.
+#[derive(Clone, Copy)]
+pub struct Lease {
+    grant: Grant,
+    asked: Instant,
+}
+
+impl Work {
+    fn new(operation: Operation) -> Self {
+        let state = Mutex::new(WorkState { operation, cause: None });
+        Self { state, stop: CancellationToken::new(), blocking: TaskTracker::new() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, WorkState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn id(&self) -> OperationId {
+        self.state().operation.id
+    }
+
+    pub fn fencing_token(&self) -> i64 {
+        self.state().operation.fencing_token
+    }
+
+    pub fn phase(&self, phase: Phase, detail: &str) {
+        let operation = &mut self.state().operation;
+        operation.phase = operation.phase.max(phase);
+        detail.clone_into(&mut operation.detail);
+    }
+
+    pub fn target(&self, id: &BackupId) {
+        self.state().operation.target = Some(id.clone());
+    }
+
+    pub fn progress(&self, change: impl FnOnce(&mut Progress)) {
+        let progress = &mut self.state().operation.progress;
+        let before = progress.percent;
+        change(progress);
+        progress.percent = progress.percent.clamp(before, 99);
+    }
+
+    /// Stops the work for this cause, unless it is committing or stopping already.
+    pub fn stop(&self, cause: Error) {
+        let mut state = self.state();
+        if state.operation.phase < Phase::Committing && state.cause.is_none() {
+            state.cause = Some(cause);
+            self.stop.cancel();
+        }
+    }
+
+    /// Cancelled when the work is to stop.
+    pub fn stopped(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// From here the work only goes forward. Fails when it is to stop.
+    pub fn commit(&self, detail: &str) -> Result<()> {
+        let mut state = self.state();
+        if let Some(cause) = state.cause.take() {
+            return Err(cause);
+        }
+        state.operation.phase = Phase::Committing;
+        detail.clone_into(&mut state.operation.detail);
+        Ok(())
+    }
+
+    /// Runs a part that blocks. Dropping the answer does not end it; closing its channels does.
+    pub async fn blocking<T: Send + 'static>(&self, part: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        self.blocking.spawn_blocking(part).await.map_err(|_| Error::Bug("a blocking part of the work panicked"))
+    }
+}
+
+impl Holdfast {
+    /// The operation of an earlier call with the same `request_id`.
+    pub(super) async fn known(&self, caller: &str, request: &Request) -> Result<Option<Operation>> {
+        match self.0.parts.state.known_request(caller, request).await? {
+            Accepted::New => Ok(None),
+            Accepted::Known(operation) => Ok(Some(*operation)),
+            Accepted::Reused(id) => Err(Error::RequestIdReused(id)),
+        }
+    }
+
+    /// Starts an operation: takes the lock, or refuses at once when it may not wait for it; writes the row; begins to work.
+    /// A caller that hangs up in the middle of it changes nothing.
+    pub(super) async fn begin<F>(
+        &self,
+        operation: Operation,
+        request: Request,
+        lock_wait: Duration,
+        work: impl FnOnce(Arc<Work>) -> F + Send + 'static,
+    ) -> Result<Operation>
+    where
+        F: Future<Output = Result<Outcome>> + Send + 'static,
+    {
+        let holdfast = self.clone();
+        let accepting = self.0.tasks.spawn(async move { holdfast.accept(operation, request, lock_wait, work).await });
+        accepting.await.map_err(|_| Error::Bug("an operation could not be accepted"))?
+    }
+
+    async fn accept<F>(
+        &self,
+        operation: Operation,
+        request: Request,
+        lock_wait: Duration,
+        work: impl FnOnce(Arc<Work>) -> F + Send + 'static,
+    ) -> Result<Operation>
+    where
+        F: Future<Output = Result<Outcome>> + Send + 'static,
+    {
+        self.accepting()?;
+        let lease = if lock_wait.is_zero() {
+            match self.acquire(&operation).await {
+                Ok(lease) => Some(lease),
+                Err(Error::LockTaken(taken)) => return self.earlier(&operation.caller, &request, taken).await,
+                Err(error) => return Err(error),
+            }
+        } else {
+            None
+        };
+        let accepted = self.0.parts.state.accept(&operation, self.0.instance, &request).await;
+        if let (Some(lease), false) = (lease, matches!(accepted, Ok(Accepted::New))) {
+            self.release(lease).await;
+        }
+        match accepted? {
+            Accepted::New => {}
+            Accepted::Known(operation) => return Ok(*operation),
+            Accepted::Reused(id) => return Err(Error::RequestIdReused(id)),
+        }
+        tracing::info!(operation_id = %operation.id, kind = ?operation.kind, caller = operation.caller, "operation accepted");
+        let accepted = operation.clone();
+        let running = Arc::new(Work::new(operation));
+        self.0.works.all().insert(accepted.id, running.clone());
+        let holdfast = self.clone();
+        self.0.tasks.spawn(async move { holdfast.live(running, lease, lock_wait, work).await });
+        Ok(accepted)
+    }
+
+    /// The operation that has the lock, when it is that of an earlier call with the same `request_id`. Its row is written
+    /// only after it got the lock.
+    async fn earlier(&self, caller: &str, request: &Request, taken: Box<Taken>) -> Result<Operation> {
+        for _ in 0..20 {
+            let written = match taken.operation {
+                Some(id) => self.0.parts.state.operation(id).await?.is_some(),
+                None => true,
+            };
+            if let Some(operation) = self.known(caller, request).await? {
+                return Ok(operation);
+            }
+            if written || request.request_id.is_none() {
+                break;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+        Err(Error::LockTaken(taken))
+    }
+
+    async fn live<F>(self, work: Arc<Work>, lease: Option<Lease>, lock_wait: Duration, run: impl FnOnce(Arc<Work>) -> F)
+    where
+        F: Future<Output = Result<Outcome>> + Send + 'static,
+    {
+        let id = work.id();
+        let interrupted = async {
+            self.0.stopping.cancelled().await;
+            work.stop(Error::Interrupted);
+            std::future::pending().await
+        };
+        // The work comes last: it may always have something to do.
+        let result = tokio::select! {
+            biased;
+            () = work.stop.cancelled() => Err(work.state().cause.take().unwrap_or(Error::Interrupted)),
+            () = interrupted => Err(Error::Interrupted),
+            () = self.tend(&work) => Err(Error::Bug("an operation was left alone")),
+            result = self.locked(&work, lease, lock_wait, run) => result,
+        };
+        work.blocking.close();
+        if timeout(Duration::from_secs(60), work.blocking.wait()).await.is_err() {
+            tracing::error!(operation_id = %id, "a blocking part of the operation does not end");
+        }
+        let outcome = match result {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                let failure = error.failure();
+                tracing::warn!(operation_id = %id, reason = ?failure.reason, message = failure.message, "operation failed");
+                Outcome::Failed(Box::new(failure))
+            }
+        };
+        self.end(&work, outcome).await;
+        self.0.works.all().remove(&id);
+    }
+
+    /// Works under the lock.
+    async fn locked<F>(
+        &self,
+        work: &Arc<Work>,
+        lease: Option<Lease>,
+        wait: Duration,
+        run: impl FnOnce(Arc<Work>) -> F,
+    ) -> Result<Outcome>
+    where
+        F: Future<Output = Result<Outcome>> + Send + 'static,
+    {
+        let held = match lease {
+            Some(lease) => lease,
+            None => self.wait_for_lock(work, wait).await?,
+        };
+        {
+            let operation = &mut work.state().operation;
+            operation.fencing_token = held.grant.fencing_token;
+            operation.start_time = Some(now());
+            operation.phase = Phase::Preparing;
+        }
+        let (state, grant) = (&self.0.parts.state, held.grant);
+        let run = AssertUnwindSafe(run(work.clone())).catch_unwind();
+        tokio::pin!(run);
+        let mut keep = std::pin::pin!(lock::keep(lock::TTL, held.asked, || state.renew_lease(grant, lock::TTL)));
+        let mut limit = std::pin::pin!(sleep(self.0.parts.operation_timeout));
+        let (mut kept, mut in_time) = (true, true);
+        loop {
+            tokio::select! {
+                biased;
+                lost = &mut keep, if kept => {
+                    kept = false;
+                    work.stop(lost.into());
+                }
+                () = &mut limit, if in_time => {
+                    in_time = false;
+                    work.stop(Error::TimedOut);
+                }
+                result = &mut run => return result.unwrap_or(Err(Error::Bug("an operation panicked"))),
+            }
+        }
+    }
+
+    /// Keeps the row of an operation fresh, and listens to who wants it to stop. Never ends by itself.
+    async fn tend(&self, work: &Work) {
+        const CHANGES: Duration = Duration::from_millis(250);
+        const HEARTBEAT: Duration = Duration::from_secs(2);
+        let (mut written, mut last): (Option<Operation>, _) = (None, Instant::now());
+        loop {
+            sleep(CHANGES).await;
+            let operation = work.state().operation.clone();
+            if written.as_ref() == Some(&operation) && last.elapsed() < HEARTBEAT {
+                continue;
+            }
+            match self.0.parts.state.report(&operation, self.0.instance).await {
+                Ok(Alive::Yes { cancel_requested, .. }) => {
+                    if cancel_requested {
+                        work.stop(Error::Cancelled);
+                    }
+                    (written, last) = (Some(operation), Instant::now());
+                }
+                Ok(Alive::No) => work.stop(lock::Lost.into()),
+                Err(error) => {
+                    tracing::warn!(%error, operation_id = %operation.id, "the state of an operation could not be written")
+                }
+            }
+        }
+    }
+
+    /// Gives the lock back and writes how an operation ended, in this order. Tries until both are done: the caller must
+    /// learn the truth. What the service could not write before it stops, the next one finds out.
+    async fn end(&self, work: &Work, outcome: Outcome) {
+        let operation = {
+            let operation = &mut work.state().operation;
+            operation.phase = Phase::Done;
+            operation.end_time = Some(now());
+            operation.detail.clear();
+            if !matches!(outcome, Outcome::Failed(_)) {
+                operation.progress.percent = 100;
+            }
+            operation.outcome = Some(outcome);
+            operation.clone()
+        };
+        let mut tries = 0;
+        while let Err(error) = self.write_end(&operation).await {
+            tracing::warn!(%error, operation_id = %operation.id, "the outcome of an operation could not be written");
+            tries += u32::from(self.0.stopping.is_cancelled());
+            if tries > 5 {
+                return;
+            }
+            sleep(Duration::from_secs(1)).await;
+        }
+        tracing::info!(operation_id = %operation.id, "operation ended");
+    }
+
+    async fn write_end(&self, operation: &Operation) -> Result<()> {
+        // By the operation, not by the lease: an answer with a lease may have been lost.
+        self.0.parts.state.end_lease_of(operation.id).await?;
+        self.0.parts.state.report(operation, self.0.instance).await?;
+        Ok(())
+    }
+
+    async fn wait_for_lock(&self, work: &Work, wait: Duration) -> Result<Lease> {
+        const POLL: Duration = Duration::from_millis(500);
+        let end = Instant::now() + wait;
+        let operation = work.state().operation.clone();
+        loop {
+            match self.acquire(&operation).await {
+                Err(Error::LockTaken(taken)) if Instant::now() + POLL < end => {
+                    work.phase(Phase::WaitingForLock, &format!("Waits for {}.", taken.holder_id));
+                    sleep(POLL).await;
+                }
+                Err(Error::Database(error @ (postgres::Error::Unavailable(_) | postgres::Error::Locked(_))))
+                    if Instant::now() + POLL < end =>
+                {
+                    tracing::warn!(%error, "the maintenance lock could not be asked for; it is tried again");
+                    sleep(POLL).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn acquire(&self, operation: &Operation) -> Result<Lease> {
+        let (purpose, reason) = match operation.kind {
+            Kind::Backup => ("BACKUP", "Backup"),
+            Kind::Restore => ("RESTORE", "Restore"),
+        };
+        let terms = Terms {
+            holder_id: format!("holdfast-{}", self.0.instance),
+            purpose,
+            reason: reason.to_owned(),
+            operation: operation.id,
+            ttl: lock::TTL,
+        };
+        let asked = Instant::now();
+        match self.0.parts.state.acquire_lease(&terms).await? {
+            Ok(grant) => Ok(Lease { grant, asked }),
+            Err(taken) => Err(Error::LockTaken(Box::new(taken))),
+        }
+    }
+
+    async fn release(&self, lease: Lease) {
+        if let Err(error) = self.0.parts.state.release_lease(lease.grant).await {
+            tracing::warn!(%error, "the maintenance lock could not be released; it is free when its lease is over");
+        }
+    }
+
+    pub async fn get_operation(&self, id: OperationId) -> Result<Operation> {
+        self.0.parts.state.operation(id).await?.ok_or(Error::OperationNotFound(id))
+    }
+
+    /// Newest first; `before` is the second answer of the call before.
+    pub async fn list_operations(
+        &self,
+        page_size: u32,
+        before: Option<OperationId>,
+        active_only: bool,
+    ) -> Result<(Vec<Operation>, Option<OperationId>)> {
+        let mut operations = self.0.parts.state.operations(page_size, before, active_only).await?;
+        let more = operations.len() > page_size as usize;
+        operations.truncate(page_size as usize);
+        let next = operations.last().filter(|_| more).map(|operation| operation.id);
+        Ok((operations, next))
+    }
+
+    /// Waits until the operation's revision differs from `seen`, or `limit` is over; returns its latest state.
+    pub async fn wait_for_change(&self, id: OperationId, seen: i64, limit: Duration) -> Result<Operation> {
+        const POLL: Duration = Duration::from_millis(250);
+        let end = Instant::now() + limit;
+        loop {
+            let operation = self.get_operation(id).await?;
+            if operation.revision != seen || operation.done() || Instant::now() >= end || self.0.stopping.is_cancelled() {
+                return Ok(operation);
+            }
+            sleep(POLL.min(end.saturating_duration_since(Instant::now()))).await;
+        }
+    }
+
+    /// Asks an operation to stop. It has stopped when it is done.
+    pub async fn cancel_operation(&self, caller: &str, id: OperationId) -> Result<()> {
+        if !self.0.parts.state.request_cancel(id).await? {
+            let operation = self.get_operation(id).await?;
+            // Cancelling what has ended has the wanted effect already.
+            return if operation.done() { Ok(()) } else { Err(Error::NotCancellable(id)) };
+        }
+        tracing::info!(operation_id = %id, caller, "cancellation requested");
+        if let Some(work) = self.0.works.get(id) {
+            work.stop(Error::Cancelled);
+        }
+        Ok(())
+    }
+}

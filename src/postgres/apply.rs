@@ -1,0 +1,341 @@
+//! Making the tables those of the file: lock, compare, write what differs, prove it.
+//!
+//! All tables are changed in one statement. Foreign keys are checked at the end of a statement, so rows that refer to
+//! each other in a circle, a parent that goes together with its children and a child that moves to a new parent need no
+//! order among tables; and a CASCADE finds only rows outside the backup, because inside every row already has a parent
+//! of the file. (The exception: a key that refers to a unique value which moves to a row of another primary key. Then the
+//! referring rows are gone or changed afterwards, and a second round brings them back.) Within a table rows are deleted,
+//! then updated, then inserted, so that unique values are free before they are taken. Rows that are equal are not written.
+
+use sqlx::{AssertSqlSafe, Executor, PgConnection, Row};
+
+use super::park::park_unique_values;
+use super::schema::{ForeignKey, Schema, Table, UniqueIndex};
+use super::snapshot::{self, Rows};
+use super::{Database, Error, Role, session};
+use crate::model::catalog::OnRemoval;
+use crate::model::copy::Tally;
+use crate::model::manifest::TableEntry;
+use crate::model::name::quoted;
+use crate::model::operation::ResourceChange;
+use crate::model::{Catalog, CopyFormat, EndRecord, TableName};
+
+use futures_util::TryStreamExt;
+
+/// `pg_constraint.confdeltype` of a foreign key without an action.
+const NO_ACTION: char = 'a';
+
+/// A table of the file in a temporary table: not logged, seen by nobody else, gone with the transaction.
+pub struct Staged {
+    /// Place in the manifest.
+    place: usize,
+    pub entry: TableEntry,
+    pub(super) table: Table,
+}
+
+impl Staged {
+    pub async fn create(connection: &mut PgConnection, place: usize, entry: &TableEntry, table: &Table) -> Result<Self, Error> {
+        let staged = Self { place, entry: entry.clone(), table: table.clone() };
+        let (columns, target) = (staged.columns(""), table.name.sql());
+        let create =
+            format!("CREATE TEMPORARY TABLE stage_{place} ON COMMIT DROP AS SELECT {columns} FROM {target} WITH NO DATA");
+        execute(connection, create).await?;
+        Ok(staged)
+    }
+
+    /// Columns as the file has them.
+    pub fn copy_in(&self) -> String {
+        let format = match self.entry.format {
+            CopyFormat::Text => "text",
+            CopyFormat::Binary => "binary",
+        };
+        format!("COPY {} ({}) FROM STDIN (FORMAT {format})", self.stage(), self.columns(""))
+    }
+
+    pub(super) fn stage(&self) -> String {
+        format!("pg_temp.stage_{}", self.place)
+    }
+
+    fn columns(&self, alias: &str) -> String {
+        list(self.entry.columns.iter().map(|column| format!("{alias}{}", quoted(&column.name))))
+    }
+
+    /// SQL that is true when row `s` of the stage is row `t` of the target: equal keys, by the key's own operators.
+    /// Identity columns that PostgreSQL lets nobody update count as part of the key.
+    pub(super) fn same_row(&self, key: &UniqueIndex) -> String {
+        let equal = key.parts.iter().map(|(part, operator)| format!("t.{part} {operator} s.{part}"));
+        let fixed = self.table.columns.iter().filter(|column| column.identity_always && !key.columns.contains(&column.name));
+        let fixed = fixed.map(|column| format!("t.{0} OPERATOR(pg_catalog.=) s.{0}", quoted(&column.name)));
+        equal.chain(fixed).collect::<Vec<_>>().join(" AND ")
+    }
+
+    /// The three parts of the statement that bring one table to the state of the file.
+    fn change(&self, replace: bool) -> String {
+        let (n, target, stage) = (self.place, self.table.name.sql(), self.stage());
+        let insert = format!(
+            "INSERT INTO {target} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {stage} s",
+            self.columns(""),
+            self.columns("s.")
+        );
+        match &self.table.key {
+            Some(key) => {
+                let same = self.same_row(key);
+                let settable = self.table.columns.iter().filter(|column| !column.identity_always);
+                let set = list(settable.map(|column| format!("{0} = s.{0}", quoted(&column.name))));
+                // Compares the bytes of values: 1.0 and 1.00, or 'a' and 'A' in citext, are equal but not the same.
+                let differs = format!("pg_catalog.record_image_ne(ROW({}), ROW({}))", self.columns("t."), self.columns("s."));
+                let update = match set.is_empty() {
+                    true => format!("SELECT 1 WHERE (SELECT pg_catalog.count(*) FROM d{n}) < 0"),
+                    false => format!(
+                        "UPDATE {target} t SET {set} FROM {stage} s WHERE {same} AND {differs} \
+                         AND (SELECT pg_catalog.count(*) FROM d{n}) >= 0 RETURNING 1"
+                    ),
+                };
+                format!(
+                    "d{n} AS (DELETE FROM {target} t WHERE NOT EXISTS (SELECT FROM {stage} s WHERE {same}) RETURNING 1),\n\
+                     u{n} AS ({update}),\n\
+                     i{n} AS ({insert} WHERE NOT EXISTS (SELECT FROM {target} t WHERE {same}) \
+                              AND (SELECT pg_catalog.count(*) FROM u{n}) >= 0 RETURNING 1)"
+                )
+            }
+            // Rows that nothing tells apart can only be replaced together.
+            None => format!(
+                "d{n} AS (DELETE FROM {target} WHERE {replace} RETURNING 1),\n\
+                 u{n} AS (SELECT 1 WHERE false),\n\
+                 i{n} AS ({insert} WHERE {replace} AND (SELECT pg_catalog.count(*) FROM d{n}) >= 0 RETURNING 1)"
+            ),
+        }
+    }
+}
+
+/// Locks the targets against writers; readers go on.
+///
+/// # Errors
+/// `Error::Locked` with the sessions in the way, after the lock timeout.
+pub async fn lock(
+    connection: &mut PgConnection,
+    database: &Database,
+    catalog: &Catalog,
+    staged: &[&Staged],
+) -> Result<(), Error> {
+    let mut targets: Vec<&Table> = staged.iter().map(|staged| &staged.table).collect();
+    targets.sort_by_key(|table| table.oid.0);
+    if targets.is_empty() {
+        return Ok(());
+    }
+    let names = list(targets.iter().map(|table| table.name.sql()));
+    if let Err(error) = execute(connection, format!("LOCK TABLE {names} IN SHARE ROW EXCLUSIVE MODE")).await {
+        let mut watcher = session::connect(database, Role::Restore).await?;
+        return Err(snapshot::locked_by(error, &mut watcher, catalog).await);
+    }
+    Ok(())
+}
+
+/// Brings the locked targets to the state of the stages and proves it.
+pub async fn apply(
+    connection: &mut PgConnection,
+    catalog: &Catalog,
+    schema: &Schema,
+    staged: &[&Staged],
+    end: &EndRecord,
+) -> Result<Vec<ResourceChange>, Error> {
+    for staged in staged {
+        execute(connection, format!("ANALYZE {}", staged.stage())).await?;
+    }
+    let replace = without_key_and_different(connection, staged, end).await?;
+    refuse_removals_that_others_refer_to(connection, catalog, schema, staged, &replace).await?;
+    // They would change what is written, or write elsewhere on behalf of it.
+    switch_triggers(connection, staged, |trigger| format!("DISABLE TRIGGER {trigger}"), |_| true).await?;
+    execute(connection, "CREATE TEMPORARY SEQUENCE park".into()).await?;
+    let mut taken_out = Vec::with_capacity(staged.len());
+    for staged in staged {
+        taken_out.push(park_unique_values(connection, schema, staged).await?);
+    }
+    let mut counts = change(connection, staged, &replace).await?;
+    // Rows that were taken out for the moment were not removed and added, but changed.
+    for ([_, changed, added], taken_out) in counts.iter_mut().zip(taken_out) {
+        *changed += taken_out;
+        *added -= taken_out;
+    }
+    execute(connection, "SET CONSTRAINTS ALL IMMEDIATE".into()).await?;
+    if first_difference(connection, staged, end).await?.is_some() {
+        let replace = without_key_and_different(connection, staged, end).await?;
+        change(connection, staged, &replace).await?;
+    }
+    execute(connection, "DROP SEQUENCE pg_temp.park".into()).await?;
+    switch_triggers(connection, staged, |trigger| format!("ENABLE TRIGGER {trigger}"), |always| !always).await?;
+    switch_triggers(connection, staged, |trigger| format!("ENABLE ALWAYS TRIGGER {trigger}"), |always| always).await?;
+    for key in &schema.foreign_keys {
+        if staged.iter().any(|staged| staged.table.name == key.from || staged.table.name == key.to) {
+            check_foreign_key(connection, key).await?;
+        }
+    }
+    match first_difference(connection, staged, end).await? {
+        None => Ok(changes(catalog, staged, end, &counts)),
+        Some(table) => Err(Error::NotExact { table: table.to_string() }),
+    }
+}
+
+/// For each stage: whether its target is to be replaced as a whole, because nothing tells its rows apart.
+async fn without_key_and_different(
+    connection: &mut PgConnection,
+    staged: &[&Staged],
+    end: &EndRecord,
+) -> Result<Vec<bool>, Error> {
+    let mut replace = Vec::with_capacity(staged.len());
+    for staged in staged {
+        replace.push(staged.table.key.is_none() && tally(connection, staged).await? != end.tables[staged.place].tally);
+    }
+    Ok(replace)
+}
+
+async fn first_difference<'a>(
+    connection: &mut PgConnection,
+    staged: &[&'a Staged],
+    end: &EndRecord,
+) -> Result<Option<&'a TableName>, Error> {
+    for staged in staged {
+        if tally(connection, staged).await? != end.tables[staged.place].tally {
+            return Ok(Some(&staged.entry.name));
+        }
+    }
+    Ok(None)
+}
+
+/// Rows of the targets that were removed, changed and added, for each stage.
+async fn change(connection: &mut PgConnection, staged: &[&Staged], replace: &[bool]) -> Result<Vec<[i64; 3]>, Error> {
+    let parts: Vec<String> = staged.iter().zip(replace).map(|(staged, replace)| staged.change(*replace)).collect();
+    if parts.is_empty() {
+        return Ok(Vec::new());
+    }
+    let count = |part| move |staged: &&Staged| format!("(SELECT pg_catalog.count(*) FROM {part}{})", staged.place);
+    let counts = list(staged.iter().flat_map(|staged| ["d", "u", "i"].map(|part| count(part)(staged))));
+    let statement = format!("WITH {}\nSELECT ARRAY[{counts}]", parts.join(",\n"));
+    let row = connection.fetch_one(sqlx::raw_sql(AssertSqlSafe(statement))).await?;
+    let counts: Vec<i64> = row.try_get(0)?;
+    Ok(counts.as_chunks().0.to_vec())
+}
+
+/// Foreign keys of tables that are not restored, into tables that are: unless the catalog says that they are to be
+/// followed, no row they refer to may go.
+async fn refuse_removals_that_others_refer_to(
+    connection: &mut PgConnection,
+    catalog: &Catalog,
+    schema: &Schema,
+    staged: &[&Staged],
+    replace: &[bool],
+) -> Result<(), Error> {
+    for key in schema.foreign_keys.iter().filter(|key| staged.iter().all(|staged| staged.table.name != key.from)) {
+        let Some((target, &replace)) = staged.iter().zip(replace).find(|(staged, _)| staged.table.name == key.to) else {
+            continue;
+        };
+        if catalog.on_removal(&key.from, &key.name) == OnRemoval::Follow {
+            continue;
+        }
+        let equal = |row: &str| {
+            and(key.columns.iter().map(|(from, to, operator)| format!("{row}.{} {operator} f.{}", quoted(to), quoted(from))))
+        };
+        let stays = match (&target.table.key, replace) {
+            // NO ACTION asks at the end whether there is such a row.
+            _ if key.on_delete == NO_ACTION => format!("EXISTS (SELECT FROM {} s WHERE {})", target.stage(), equal("s")),
+            // The others act as soon as the row goes, though another one may come with the same value.
+            (Some(same), _) => format!(
+                "EXISTS (SELECT FROM {} t JOIN {} s ON {} WHERE {} AND {})",
+                key.to.sql(),
+                target.stage(),
+                target.same_row(same),
+                equal("t"),
+                equal("s")
+            ),
+            (None, replace) => (!replace).to_string(),
+        };
+        let query = format!("SELECT pg_catalog.count(*) FROM {} f WHERE {} AND NOT {stays}", key.from.sql(), refers(key));
+        let rows: i64 = connection.fetch_one(sqlx::raw_sql(AssertSqlSafe(query))).await?.try_get(0)?;
+        if rows > 0 {
+            let (from, to, constraint) = (key.from.to_string(), key.to.to_string(), key.name.clone());
+            return Err(Error::Referenced { from, constraint, to, rows });
+        }
+    }
+    Ok(())
+}
+
+/// Every row of the referring side has the row that it refers to. Not taken from the constraint: `VALIDATE CONSTRAINT`
+/// calls a foreign key valid that was loaded with its triggers off.
+async fn check_foreign_key(connection: &mut PgConnection, key: &ForeignKey) -> Result<(), Error> {
+    let equal = key.columns.iter().map(|(from, to, operator)| format!("t.{} {operator} f.{}", quoted(to), quoted(from)));
+    let dangling = format!(
+        "SELECT EXISTS (SELECT FROM {} f WHERE {} AND NOT EXISTS (SELECT FROM {} t WHERE {}))",
+        key.from.sql(),
+        refers(key),
+        key.to.sql(),
+        and(equal)
+    );
+    if connection.fetch_one(sqlx::raw_sql(AssertSqlSafe(dangling))).await?.try_get(0)? {
+        return Err(Error::Constraint { table: key.from.to_string(), constraint: key.name.clone() });
+    }
+    Ok(())
+}
+
+/// A row refers when none of its columns is null (MATCH SIMPLE).
+fn refers(key: &ForeignKey) -> String {
+    and(key.columns.iter().map(|(from, ..)| format!("f.{} IS NOT NULL", quoted(from))))
+}
+
+async fn switch_triggers(
+    connection: &mut PgConnection,
+    staged: &[&Staged],
+    action: impl Fn(&str) -> String,
+    concerns: impl Fn(bool) -> bool,
+) -> Result<(), Error> {
+    for trigger in staged.iter().flat_map(|staged| &staged.table.triggers).filter(|trigger| concerns(trigger.always)) {
+        let action = action(&quoted(&trigger.name));
+        execute(connection, format!("ALTER TABLE ONLY {} {action}", trigger.relation.sql())).await?;
+    }
+    Ok(())
+}
+
+/// What the rows of a target add up to, read as a backup reads them.
+async fn tally(connection: &mut PgConnection, staged: &Staged) -> Result<Tally, Error> {
+    let format = staged.entry.format;
+    let columns = staged.entry.columns.iter().map(|column| column.name.as_str());
+    let mut stream = connection.copy_out_raw(&snapshot::copy_out(&staged.entry.name, columns, format)).await?;
+    let (mut rows, mut tally) = (Rows::new(format), Tally::default());
+    while let Some(message) = stream.try_next().await? {
+        if let Some(row) = rows.row(&message)? {
+            tally.add(format, row).map_err(|_| Error::BrokenOff)?;
+        }
+    }
+    rows.finish()?;
+    Ok(tally)
+}
+
+fn changes(catalog: &Catalog, staged: &[&Staged], end: &EndRecord, counts: &[[i64; 3]]) -> Vec<ResourceChange> {
+    let of_resource = |resource: &crate::model::catalog::Resource| {
+        let items = resource.tables.first()?;
+        let (staged, counts) = staged.iter().zip(counts).find(|(staged, _)| staged.table.name == *items)?;
+        let [removed, changed, added] = counts.map(i64::unsigned_abs);
+        let in_backup = end.tables[staged.place].tally.rows;
+        Some(ResourceChange {
+            resource: resource.name.clone(),
+            items_before: (in_backup + removed).saturating_sub(added),
+            items_in_backup: in_backup,
+            items_removed: removed,
+            items_added: added,
+            items_changed: changed,
+        })
+    };
+    catalog.resources().iter().filter_map(of_resource).collect()
+}
+
+pub(super) async fn execute(connection: &mut PgConnection, sql: String) -> Result<(), Error> {
+    connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await?;
+    Ok(())
+}
+
+fn list(parts: impl Iterator<Item = String>) -> String {
+    parts.collect::<Vec<_>>().join(", ")
+}
+
+pub(super) fn and(parts: impl Iterator<Item = String>) -> String {
+    parts.collect::<Vec<_>>().join(" AND ")
+}

@@ -1,0 +1,84 @@
+//! The catalog of backups: an index of the folder. Its order is the sequence in which files entered it, not a clock.
+
+use chrono::{DateTime, Utc};
+use sqlx::types::Json;
+
+use super::State;
+use crate::model::backup::{Backup, State as BackupState};
+use crate::model::{BackupId, OperationId};
+use crate::postgres::Error;
+
+/// A backup with what the catalog adds.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    pub backup: Backup,
+    pub sequence: i64,
+    pub register_time: DateTime<Utc>,
+    pub revision: i64,
+}
+
+type Row = (Json<Backup>, i64, DateTime<Utc>, i64);
+
+fn stored((Json(backup), sequence, register_time, revision): Row) -> Stored {
+    Stored { backup, sequence, register_time, revision }
+}
+
+impl State {
+    /// Enters a backup whose file is proven but does not have its name yet, under the fence.
+    ///
+    /// # Errors
+    /// `Error::FenceLost`: another holder may be at work, the file must not be published.
+    pub async fn register(&self, backup: &Backup, fencing_token: i64) -> Result<(), Error> {
+        let mut transaction = self.pool.begin().await?;
+        let fence = sqlx::query_scalar("SELECT fence('platform-maintenance', $1)").bind(fencing_token);
+        if !fence.fetch_one(&mut *transaction).await? {
+            return Err(Error::FenceLost);
+        }
+        let insert = sqlx::query("INSERT INTO backup (id, operation, state, body) VALUES ($1, $2, $3, $4)");
+        let insert = insert.bind(backup.id.as_str()).bind(backup.operation.0).bind(word(backup.state)).bind(Json(backup));
+        insert.execute(&mut *transaction).await?;
+        Ok(transaction.commit().await?)
+    }
+
+    /// Moves a backup from one state to another. False: it was not in that state.
+    pub async fn set_backup_state(&self, id: &BackupId, from: BackupState, to: BackupState, detail: &str) -> Result<bool, Error> {
+        let update = "UPDATE backup SET state = $3, revision = revision + 1,
+                             body = body || jsonb_build_object('state', $3::text, 'state_detail', $4::text)
+                      WHERE id = $1 AND state = $2";
+        let update = sqlx::query(update).bind(id.as_str()).bind(word(from)).bind(word(to)).bind(detail);
+        Ok(update.execute(&self.pool).await?.rows_affected() == 1)
+    }
+
+    /// Takes a backup out of the catalog.
+    pub async fn forget_backup(&self, id: &BackupId) -> Result<(), Error> {
+        sqlx::query("DELETE FROM backup WHERE id = $1").bind(id.as_str()).execute(&self.pool).await?;
+        Ok(())
+    }
+
+    pub async fn backup(&self, id: &BackupId) -> Result<Option<Stored>, Error> {
+        let query = "SELECT body, sequence, register_time, revision FROM backup WHERE id = $1";
+        Ok(sqlx::query_as::<_, Row>(query).bind(id.as_str()).fetch_optional(&self.pool).await?.map(stored))
+    }
+
+    /// All backups, newest first.
+    pub async fn backups(&self) -> Result<Vec<Stored>, Error> {
+        let query = "SELECT body, sequence, register_time, revision FROM backup ORDER BY sequence DESC";
+        Ok(sqlx::query_as::<_, Row>(query).fetch_all(&self.pool).await?.into_iter().map(stored).collect())
+    }
+
+    /// The backup that an operation entered.
+    pub async fn backup_of(&self, operation: OperationId) -> Result<Option<Stored>, Error> {
+        let query = "SELECT body, sequence, register_time, revision FROM backup WHERE operation = $1";
+        Ok(sqlx::query_as::<_, Row>(query).bind(operation.0).fetch_optional(&self.pool).await?.map(stored))
+    }
+}
+
+fn word(state: BackupState) -> &'static str {
+    match state {
+        BackupState::Creating => "creating",
+        BackupState::Ready => "ready",
+        BackupState::Invalid => "invalid",
+        BackupState::Missing => "missing",
+        BackupState::Deleting => "deleting",
+    }
+}

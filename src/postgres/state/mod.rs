@@ -1,0 +1,175 @@
+//! The service's own state, in the schema `holdfast`: what survives this process and is in no backup.
+
+mod backups;
+mod leases;
+mod operations;
+mod settings;
+mod slots;
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgPool};
+use uuid::Uuid;
+
+use super::{Database, Error, Role, Schema, restore};
+use crate::model::manifest::SequenceState;
+use crate::model::name::quoted;
+use crate::model::operation::RestoreResult;
+use crate::model::{Catalog, OperationId};
+
+pub use backups::Stored;
+pub use leases::{Grant, Holder, Taken, Terms};
+pub use operations::{Accepted, Alive, Request};
+pub use slots::Slot;
+
+/// Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct State {
+    pool: PgPool,
+    database: Database,
+}
+
+/// Ids that tell this installation from others.
+#[derive(Debug, Clone, Copy)]
+pub struct System {
+    pub id: Uuid,
+    /// Of the backup folder; `None` before the first start.
+    pub volume: Option<Uuid>,
+    pub install_time: DateTime<Utc>,
+}
+
+const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "state", include_str!("../migrations/0001_state.sql"))];
+
+impl State {
+    /// Connects, and brings the schema `holdfast` up to date.
+    pub async fn open(database: &Database) -> Result<Self, Error> {
+        let options = database.options(Role::State).disable_statement_logging().options([
+            ("search_path", "holdfast"),
+            ("statement_timeout", "20s"),
+            ("lock_timeout", "10s"),
+            ("idle_in_transaction_session_timeout", "20s"),
+            ("timezone", "UTC"),
+            ("client_min_messages", "error"),
+            ("synchronous_commit", "on"),
+            ("default_transaction_read_only", "off"),
+            ("default_transaction_isolation", "read committed"),
+            ("default_transaction_deferrable", "off"),
+            ("standard_conforming_strings", "on"),
+            ("transform_null_equals", "off"),
+        ]);
+        let mut connection = options.connect().await.map_err(Error::Unavailable)?;
+        let superuser = "SELECT pg_catalog.current_setting('is_superuser') = 'on'";
+        if sqlx::query_scalar(superuser).fetch_one(&mut connection).await? {
+            return Err(super::session::superuser(database, Role::State));
+        }
+        let exists = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'holdfast')";
+        if !sqlx::query_scalar::<_, bool>(exists).fetch_one(&mut connection).await? {
+            connection.execute(sqlx::raw_sql("CREATE SCHEMA IF NOT EXISTS holdfast")).await?;
+        }
+        let migration = |(version, name, sql): (i64, &'static str, &'static str)| {
+            Migration::new(version, name.into(), MigrationType::Simple, sqlx::SqlSafeStr::into_sql_str(sql), false)
+        };
+        let migrator = Migrator { migrations: MIGRATIONS.into_iter().map(migration).collect(), ..Migrator::DEFAULT };
+        migrator.run_direct(None, &mut connection, false).await.map_err(|error| match error {
+            sqlx::migrate::MigrateError::Execute(error) | sqlx::migrate::MigrateError::ExecuteMigration(error, _) => {
+                Error::from(error)
+            }
+            error => Error::Query(sqlx::Error::Migrate(Box::new(error))),
+        })?;
+        let restore = quoted(database.user(Role::Restore));
+        let grants = format!(
+            "GRANT USAGE ON SCHEMA holdfast TO {restore};
+             GRANT EXECUTE ON FUNCTION holdfast.fence TO {restore};
+             GRANT SELECT, INSERT ON holdfast.restore_log TO {restore};"
+        );
+        connection.execute(sqlx::raw_sql(AssertSqlSafe(grants))).await?;
+        connection.close().await?;
+        let pool = PgPoolOptions::new().max_connections(10).acquire_timeout(Duration::from_secs(5));
+        Ok(Self { pool: pool.connect_lazy_with(options), database: database.clone() })
+    }
+
+    /// Whether the database answers.
+    pub async fn ping(&self) -> Result<(), Error> {
+        sqlx::query("SELECT 1").execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// Time of the database. It orders what several replicas do.
+    pub async fn now(&self) -> Result<DateTime<Utc>, Error> {
+        Ok(sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&self.pool).await?)
+    }
+
+    pub async fn system(&self) -> Result<System, Error> {
+        let query = "SELECT system_id, volume_id, install_time FROM system";
+        let (id, volume, install_time) = sqlx::query_as(query).fetch_one(&self.pool).await?;
+        Ok(System { id, volume, install_time })
+    }
+
+    pub async fn set_volume(&self, id: Uuid) -> Result<(), Error> {
+        sqlx::query("UPDATE system SET volume_id = $1").bind(id).execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// The tables of the catalog as they are now.
+    ///
+    /// # Errors
+    /// `Error::Mismatch` when they, or the rights of the roles, do not fit.
+    pub async fn inspect(&self, catalog: &Catalog) -> Result<Schema, Error> {
+        // A restore must not be the first to find out that its role cannot log in.
+        super::session::close(super::session::connect(&self.database, Role::Restore).await?).await;
+        let mut connection = super::session::connect(&self.database, Role::Backup).await?;
+        let schema = match Schema::inspect(&mut connection, catalog).await {
+            Ok(schema) => schema,
+            Err(error) => return Err(super::snapshot::locked_by(error, &mut connection, catalog).await),
+        };
+        schema.check_privileges(&mut connection, &self.database).await?;
+        super::session::close(connection).await;
+        Ok(schema)
+    }
+
+    /// Number of rows of each resource's first table, in the order of the catalog.
+    pub async fn count_items(&self, catalog: &Catalog) -> Result<Vec<u64>, Error> {
+        let mut connection = super::session::connect(&self.database, Role::Backup).await?;
+        let count = |table: &crate::model::TableName| format!("(SELECT count(*) FROM {})", table.sql());
+        let counts: Vec<String> = catalog.resources().iter().filter_map(|resource| resource.tables.first()).map(count).collect();
+        let query = format!("SELECT ARRAY[{}]", counts.join(", "));
+        let counts: Vec<i64> = sqlx::Row::try_get(&connection.fetch_one(sqlx::raw_sql(AssertSqlSafe(query))).await?, 0)?;
+        super::session::close(connection).await;
+        Ok(counts.into_iter().map(i64::unsigned_abs).collect())
+    }
+
+    /// What a restore did, when it was committed.
+    pub async fn restored(&self, operation: OperationId) -> Result<Option<RestoreResult>, Error> {
+        let row = sqlx::query_as::<_, (sqlx::types::Json<RestoreResult>, DateTime<Utc>)>(
+            "SELECT result, commit_time FROM restore_log WHERE operation = $1",
+        );
+        let row = row.bind(operation.0).fetch_optional(&self.pool).await?;
+        Ok(row.map(|(result, commit_time)| RestoreResult { commit_time, ..result.0 }))
+    }
+
+    /// Whether a transaction was committed; `None` while it still runs.
+    pub async fn committed(&self, transaction: &str) -> Result<Option<bool>, Error> {
+        restore::outcome(&mut *self.pool.acquire().await?, transaction).await
+    }
+
+    /// Raises the sequences of restores that were committed and did not get to it.
+    pub async fn finish_sequences(&self, catalog: &Catalog) -> Result<(), Error> {
+        let pending = "SELECT operation, sequences FROM restore_log WHERE NOT sequences_raised ORDER BY commit_time";
+        let pending: Vec<(Uuid, sqlx::types::Json<Vec<SequenceState>>)> = sqlx::query_as(pending).fetch_all(&self.pool).await?;
+        if pending.is_empty() {
+            return Ok(());
+        }
+        let mut connection = super::session::connect(&self.database, Role::Backup).await?;
+        let schema = Schema::inspect(&mut connection, catalog).await?;
+        super::session::close(connection).await;
+        for (operation, sequences) in pending {
+            restore::raise_sequences(&self.database, &schema, &sequences.0).await?;
+            let done = sqlx::query("UPDATE restore_log SET sequences_raised = true WHERE operation = $1");
+            done.bind(operation).execute(&self.pool).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,141 @@
+//! Operations: one row each. A row that is not done has an owner with a heartbeat, or it is ended by the next who looks.
+
+use std::time::Duration;
+
+use sqlx::types::Json;
+use uuid::Uuid;
+
+use super::State;
+use crate::model::{Operation, OperationId};
+use crate::postgres::Error;
+
+/// How an operation is asked for. The same caller with the same `request_id` means the same operation.
+#[derive(Debug, Clone)]
+pub struct Request {
+    pub request_id: Option<String>,
+    /// Digest of all fields of the request but the secret ones.
+    pub digest: Vec<u8>,
+}
+
+/// The answer to a request with a `request_id`.
+#[derive(Debug)]
+pub enum Accepted {
+    New,
+    /// The operation of the first call.
+    Known(Box<Operation>),
+    /// The id belongs to another request.
+    Reused(OperationId),
+}
+
+/// What the owner of an operation learns when it reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alive {
+    Yes {
+        revision: i64,
+        cancel_requested: bool,
+    },
+    /// Somebody ended the operation, taking its owner for dead.
+    No,
+}
+
+/// How long a `request_id` is remembered.
+const REMEMBERED: &str = "24 hours";
+/// An owner that has not been heard of for so long is dead.
+pub const DEAD_AFTER: Duration = Duration::from_secs(10);
+
+type Row = (Json<Operation>, i64, bool);
+
+fn operation((Json(body), revision, cancel_requested): Row) -> Operation {
+    Operation { revision, cancel_requested, ..body }
+}
+
+impl State {
+    /// The operation that an earlier call with the same `request_id` started.
+    pub async fn known_request(&self, caller: &str, request: &Request) -> Result<Accepted, Error> {
+        let Some(id) = &request.request_id else { return Ok(Accepted::New) };
+        let query = "SELECT body, revision, cancel_requested, request_digest FROM operation WHERE caller = $1 AND request_id = $2
+                     AND create_time > clock_timestamp() - $3::interval";
+        let known = sqlx::query_as::<_, (Json<Operation>, i64, bool, Vec<u8>)>(query).bind(caller).bind(id).bind(REMEMBERED);
+        Ok(match known.fetch_optional(&self.pool).await? {
+            None => Accepted::New,
+            Some((body, revision, cancel_requested, digest)) => {
+                let operation = operation((body, revision, cancel_requested));
+                if digest == request.digest { Accepted::Known(Box::new(operation)) } else { Accepted::Reused(operation.id) }
+            }
+        })
+    }
+
+    /// Writes the row of a new operation. At most one of two calls with the same `request_id` gets `Accepted::New`.
+    pub async fn accept(&self, operation: &Operation, owner: Uuid, request: &Request) -> Result<Accepted, Error> {
+        let mut transaction = self.pool.begin().await?;
+        let forget = "UPDATE operation SET request_id = NULL WHERE caller = $1 AND request_id = $2 AND create_time <= clock_timestamp() - $3::interval";
+        sqlx::query(forget).bind(&operation.caller).bind(&request.request_id).bind(REMEMBERED).execute(&mut *transaction).await?;
+        let insert = "INSERT INTO operation (id, caller, request_id, request_digest, owner, body) VALUES ($1, $2, $3, $4, $5, $6)
+                      ON CONFLICT (caller, request_id) DO NOTHING";
+        let insert = sqlx::query(insert).bind(operation.id.0).bind(&operation.caller).bind(&request.request_id);
+        let inserted = insert.bind(&request.digest).bind(owner).bind(Json(operation)).execute(&mut *transaction).await?;
+        transaction.commit().await?;
+        if inserted.rows_affected() == 1 { Ok(Accepted::New) } else { self.known_request(&operation.caller, request).await }
+    }
+
+    /// Writes the present state of an operation, which is the heartbeat of its owner as well.
+    pub async fn report(&self, operation: &Operation, owner: Uuid) -> Result<Alive, Error> {
+        let update = "UPDATE operation SET body = $3, cancellable = $4, done = $5, heartbeat_time = clock_timestamp(),
+                             revision = revision + CASE WHEN body = $3 THEN 0 ELSE 1 END
+                      WHERE id = $1 AND owner = $2 AND NOT done RETURNING revision, cancel_requested";
+        let update = sqlx::query_as(update).bind(operation.id.0).bind(owner).bind(Json(operation));
+        let row: Option<(i64, bool)> =
+            update.bind(operation.cancellable()).bind(operation.done()).fetch_optional(&self.pool).await?;
+        Ok(row.map_or(Alive::No, |(revision, cancel_requested)| Alive::Yes { revision, cancel_requested }))
+    }
+
+    /// Remembers the transaction of a restore, before it changes anything.
+    pub async fn set_transaction(&self, id: OperationId, transaction: &str) -> Result<(), Error> {
+        sqlx::query("UPDATE operation SET restore_xid = $2 WHERE id = $1")
+            .bind(id.0)
+            .bind(transaction)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    pub async fn operation(&self, id: OperationId) -> Result<Option<Operation>, Error> {
+        let query = "SELECT body, revision, cancel_requested FROM operation WHERE id = $1";
+        Ok(sqlx::query_as::<_, Row>(query).bind(id.0).fetch_optional(&self.pool).await?.map(operation))
+    }
+
+    /// Newest first, after `before`; one more than `limit` when there are more.
+    pub async fn operations(&self, limit: u32, before: Option<OperationId>, active_only: bool) -> Result<Vec<Operation>, Error> {
+        let query = "SELECT body, revision, cancel_requested FROM operation
+                     WHERE ($1::uuid IS NULL OR id < $1) AND (NOT $2 OR NOT done) ORDER BY id DESC LIMIT $3";
+        let rows = sqlx::query_as::<_, Row>(query).bind(before.map(|id| id.0)).bind(active_only).bind(i64::from(limit) + 1);
+        Ok(rows.fetch_all(&self.pool).await?.into_iter().map(operation).collect())
+    }
+
+    /// Asks for cancellation. False: too late, or ended.
+    pub async fn request_cancel(&self, id: OperationId) -> Result<bool, Error> {
+        let update =
+            "UPDATE operation SET cancel_requested = true, revision = revision + 1 WHERE id = $1 AND cancellable AND NOT done";
+        Ok(sqlx::query(update).bind(id.0).execute(&self.pool).await?.rows_affected() == 1)
+    }
+
+    /// Operations whose owner is dead, now owned by `owner`, with the transaction of those that are restores. `living` are
+    /// those that `owner` itself works on, however long it could not report.
+    pub async fn adopt_orphans(&self, owner: Uuid, living: &[OperationId]) -> Result<Vec<(Operation, Option<String>)>, Error> {
+        let update = "UPDATE operation SET owner = $1, heartbeat_time = clock_timestamp()
+                      WHERE NOT done AND id <> ALL ($3) AND heartbeat_time < clock_timestamp() - make_interval(secs => $2)
+                      RETURNING body, revision, cancel_requested, restore_xid";
+        let rows =
+            sqlx::query_as::<_, (Json<Operation>, i64, bool, Option<String>)>(update).bind(owner).bind(DEAD_AFTER.as_secs_f64());
+        let living: Vec<Uuid> = living.iter().map(|id| id.0).collect();
+        let rows = rows.bind(living).fetch_all(&self.pool).await?;
+        Ok(rows.into_iter().map(|(body, revision, cancel, xid)| (operation((body, revision, cancel)), xid)).collect())
+    }
+
+    /// Forgets operations that ended long ago.
+    pub async fn forget_operations(&self) -> Result<(), Error> {
+        let delete = "DELETE FROM operation WHERE done AND create_time < clock_timestamp() - interval '30 days'";
+        sqlx::query(delete).execute(&self.pool).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,208 @@
+//! A service with the contract's own types on loopback, which answers as a test wants and remembers what it was asked.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+
+use holdfast::grpc::proto::backup::backup_service_server::{BackupService, BackupServiceServer};
+use holdfast::grpc::proto::backup::download_backup_response::Payload;
+use holdfast::grpc::proto::backup::operation_service_server::{OperationService, OperationServiceServer};
+use holdfast::grpc::proto::backup::*;
+use tokio_stream::{Stream, StreamExt, iter, pending};
+use tonic::{Code, Request, Response, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+pub const BACKUP: &str = "backups/b-20260301t010000z-abcdefgh";
+pub const OPERATION: &str = "operations/019c0000-0000-7000-8000-000000000000";
+pub const FILE: &str = "20260301T010000Z-abcdefgh-00112233445566778899aabbccddeeff.tar.zst";
+
+/// What the service was asked, as one line each.
+#[derive(Clone, Default)]
+pub struct Fake {
+    pub asked: Arc<Mutex<Vec<String>>>,
+    pub file: Arc<Vec<u8>>,
+}
+
+type Sent<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Fake {
+    fn note(&self, line: String) -> usize {
+        let mut asked = self.asked.lock().unwrap();
+        asked.push(line.clone());
+        asked.iter().filter(|earlier| **earlier == line).count()
+    }
+
+    pub async fn listen(self) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let incoming = tonic::transport::server::TcpIncoming::from(listener);
+        let router = tonic::transport::Server::builder()
+            .add_service(BackupServiceServer::new(self.clone()))
+            .add_service(OperationServiceServer::new(self));
+        tokio::spawn(router.serve_with_incoming(incoming));
+        format!("http://{address}")
+    }
+
+    fn catalog(&self) -> Backup {
+        let digest = ring::digest::digest(&ring::digest::SHA256, &self.file);
+        Backup {
+            name: BACKUP.into(),
+            state: backup::State::Ready.into(),
+            size_bytes: self.file.len() as i64,
+            file_name: FILE.into(),
+            sha256: digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect(),
+            encryption_info: Some(EncryptionInfo {
+                r#type: encryption_info::Type::Passphrase.into(),
+                ..EncryptionInfo::default()
+            }),
+            ..Backup::default()
+        }
+    }
+}
+
+pub fn refusal(code: Code, reason: &str) -> Status {
+    let details = ErrorDetails::with_error_info(reason, "backup.holdfast", HashMap::from([("holder".into(), "somebody".into())]));
+    Status::with_error_details(code, "Refused.", details)
+}
+
+fn state(revision: i64, result: Option<operation::Result>) -> Operation {
+    let metadata = OperationMetadata { revision, phase: OperationPhase::Transferring.into(), ..Default::default() };
+    Operation { name: OPERATION.into(), metadata: Some(metadata), done: result.is_some(), result }
+}
+
+/// Methods that no test calls answer UNIMPLEMENTED.
+macro_rules! services {
+    ($($name:ident($request:ty) -> $answer:ty;)* { $($backup:tt)* } $($other:ident($other_request:ty) -> $other_answer:ty;)* { $($op:tt)* }) => {
+        #[tonic::async_trait]
+        impl BackupService for Fake {
+            type DownloadBackupStream = Sent<DownloadBackupResponse>;
+            $(async fn $name(&self, _: Request<$request>) -> Result<Response<$answer>, Status> {
+                Err(Status::unimplemented(""))
+            })*
+            $($backup)*
+        }
+        #[tonic::async_trait]
+        impl OperationService for Fake {
+            type WatchOperationStream = Sent<Operation>;
+            $(async fn $other(&self, _: Request<$other_request>) -> Result<Response<$other_answer>, Status> {
+                Err(Status::unimplemented(""))
+            })*
+            $($op)*
+        }
+    };
+}
+
+services! {
+    set_schedule(SetScheduleRequest) -> Schedule;
+    delete_backup(DeleteBackupRequest) -> ();
+    verify_backup(VerifyBackupRequest) -> Operation;
+    preview_restore(PreviewRestoreRequest) -> Operation;
+    update_backup(UpdateBackupRequest) -> Backup;
+    upload_backup(tonic::Streaming<UploadBackupRequest>) -> Backup;
+    sync_backups(SyncBackupsRequest) -> SyncBackupsResponse;
+    list_resources(ListResourcesRequest) -> ListResourcesResponse;
+    get_schedule(GetScheduleRequest) -> Schedule;
+    get_retention(GetRetentionRequest) -> Retention;
+    set_retention(SetRetentionRequest) -> Retention;
+    get_encryption(GetEncryptionRequest) -> Encryption;
+    get_system_status(GetSystemStatusRequest) -> SystemStatus;
+    {
+        async fn backup(&self, request: Request<BackupRequest>) -> Result<Response<Operation>, Status> {
+            let request = request.into_inner();
+            let times = self.note(format!("Backup {} {}", request.description, request.request_id));
+            match request.description.as_str() {
+                "flaky" if times < 3 => Err(Status::unavailable("starting")),
+                "update" => Err(refusal(Code::FailedPrecondition, "SOFTWARE_UPDATE_IN_PROGRESS")),
+                "disabled" => Err(refusal(Code::FailedPrecondition, "SCHEDULE_DISABLED")),
+                "fails" | "endless" => {
+                    self.note(request.description);
+                    Ok(Response::new(state(1, None)))
+                }
+                _ => Ok(Response::new(state(1, None))),
+            }
+        }
+
+        async fn restore(&self, request: Request<RestoreRequest>) -> Result<Response<Operation>, Status> {
+            let request = request.into_inner();
+            self.note(format!("Restore {} {:?} {:?}", request.name, request.passphrase, request.resources));
+            let result = RestoreResult { backup: request.name, ..RestoreResult::default() };
+            Ok(Response::new(state(1, Some(operation::Result::Restore(result)))))
+        }
+
+        async fn list_backups(&self, request: Request<ListBackupsRequest>) -> Result<Response<ListBackupsResponse>, Status> {
+            let token = request.metadata().get("authorization").map(|value| value.to_str().unwrap().to_owned());
+            self.note(format!("ListBackups {}", token.unwrap_or_default()));
+            let first = request.into_inner().page_token.is_empty();
+            let backups = vec![Backup { name: "backups/b-x".into(), ..Backup::default() }];
+            let next_page_token = if first { "2" } else { "" }.to_owned();
+            let backups = if first { backups } else { vec![self.catalog()] };
+            Ok(Response::new(ListBackupsResponse { backups, next_page_token, total_size: 2 }))
+        }
+
+        async fn get_backup(&self, _: Request<GetBackupRequest>) -> Result<Response<Backup>, Status> {
+            Ok(Response::new(self.catalog()))
+        }
+
+        async fn set_encryption(&self, request: Request<SetEncryptionRequest>) -> Result<Response<Encryption>, Status> {
+            self.note(format!("SetEncryption {:?}", request.into_inner().passphrase));
+            Ok(Response::new(Encryption { enabled: true, passphrase_generation: 1, ..Encryption::default() }))
+        }
+
+        async fn download_backup(
+            &self,
+            request: Request<DownloadBackupRequest>,
+        ) -> Result<Response<Self::DownloadBackupStream>, Status> {
+            let request = request.into_inner();
+            let start = request.read_offset as usize;
+            self.note(format!("DownloadBackup {start}"));
+            let catalog = self.catalog();
+            let header = FileHeader { sha256: catalog.sha256, size_bytes: catalog.size_bytes, ..FileHeader::default() };
+            let mut messages = vec![Ok(DownloadBackupResponse { payload: Some(Payload::Header(header)) })];
+            // Each transfer breaks off after two pieces.
+            for (place, piece) in self.file[start..].chunks(1000).take(2).enumerate() {
+                let chunk = FileChunk {
+                    offset: (start + 1000 * place) as i64,
+                    data: piece.to_vec().into(),
+                    crc32c: Some(crc32c::crc32c(piece)),
+                };
+                messages.push(Ok(DownloadBackupResponse { payload: Some(Payload::Chunk(chunk)) }));
+            }
+            messages.push(Err(Status::unavailable("gone")));
+            Ok(Response::new(Box::pin(iter(messages))))
+        }
+    }
+    list_operations(ListOperationsRequest) -> ListOperationsResponse;
+    wait_operation(WaitOperationRequest) -> Operation;
+    cancel_operation(CancelOperationRequest) -> ();
+    {
+        async fn get_operation(&self, _: Request<GetOperationRequest>) -> Result<Response<Operation>, Status> {
+            Ok(Response::new(state(1, None)))
+        }
+
+        async fn watch_operation(
+            &self,
+            _: Request<WatchOperationRequest>,
+        ) -> Result<Response<Self::WatchOperationStream>, Status> {
+            let times = self.note("WatchOperation".into());
+            let described = |text: &str| self.asked.lock().unwrap().iter().any(|line| line == text);
+            if described("endless") {
+                return Ok(Response::new(Box::pin(iter([Ok(state(2, None))]).chain(pending()))));
+            }
+            if times == 1 {
+                return Ok(Response::new(Box::pin(iter([Ok(state(2, None)), Err(Status::unavailable("gone"))]))));
+            }
+            let result = if described("fails") {
+                operation::Result::Error(OperationError {
+                    code: Code::ResourceExhausted as i32,
+                    message: "The volume is full.".into(),
+                    reason: "STORAGE_FULL".into(),
+                    instructions: "Make room.".into(),
+                    ..OperationError::default()
+                })
+            } else {
+                operation::Result::Backup(BackupResult { backup: Some(self.catalog()), ..BackupResult::default() })
+            };
+            Ok(Response::new(Box::pin(iter([Ok(state(3, None)), Ok(state(4, Some(result)))]))))
+        }
+    }
+}

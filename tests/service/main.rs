@@ -1,0 +1,25 @@
+//! The real service over gRPC, on a real PostgreSQL that the tests start themselves, with the sample platform in it.
+//!
+//! Every test has a database, a folder and a `holdfast serve` of its own (`world`); the service logs in with its three
+//! roles, none of them a superuser. Names of hazards stand in the names of the tests that cover them.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+#![expect(clippy::print_stderr, reason = "what was measured, and what was left out")]
+
+mod world;
+mod zoo;
+
+mod backup;
+mod cli;
+mod damage;
+mod encryption;
+mod files;
+mod interop;
+mod load;
+mod operations;
+mod restore;
+mod round_trip;
+mod schedule;
+mod secrets;
+mod start;
+mod wire;

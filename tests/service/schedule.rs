@@ -1,0 +1,186 @@
+//! Scheduled backups: a slot makes one backup, whoever fires, and nothing is made up for that was not planned.
+
+use std::time::Duration;
+
+use holdfast::grpc::proto::backup::schedule::{Recurrence, RunState};
+use holdfast::grpc::proto::backup::{BackupRequest, DailyRecurrence, GetScheduleRequest, Schedule, SetScheduleRequest, Trigger};
+use tonic::{Code, Status};
+
+use super::world::{World, refused};
+
+async fn set(world: &World, schedule: Schedule) -> Result<Schedule, Status> {
+    let request = SetScheduleRequest { schedule: Some(schedule), ..Default::default() };
+    Ok(world.backups().await.set_schedule(request).await?.into_inner())
+}
+
+async fn get(world: &World) -> Schedule {
+    world.backups().await.get_schedule(GetScheduleRequest {}).await.unwrap().into_inner()
+}
+
+fn daily(hours: i32, minutes: i32) -> Schedule {
+    Schedule { recurrence: Some(Recurrence::Daily(DailyRecurrence { hours, minutes })), ..Default::default() }
+}
+
+fn cron(rule: &str) -> Schedule {
+    Schedule { recurrence: Some(Recurrence::Cron(rule.to_owned())), ..Default::default() }
+}
+
+/// As if the service had been installed `hours` ago, with a daily run `late` seconds ago.
+async fn planned_in_the_past(world: &World, late: u32, deadline: u32) {
+    world
+        .sql_as_superuser(&format!(
+            "update holdfast.system set install_time = now() - interval '3 days';
+             insert into holdfast.setting (name, value, update_time)
+             select 'schedule', jsonb_build_object('enabled', true, 'time_zone', 'UTC', 'start_deadline', jsonb_build_object('secs', {deadline}, 'nanos', 0),
+                    'recurrence', jsonb_build_object('daily', jsonb_build_object(
+                        'hours', extract(hour from t at time zone 'UTC')::int, 'minutes', extract(minute from t at time zone 'UTC')::int))),
+                    now() - interval '2 days'
+             from (select now() - interval '{late} seconds' as t) as planned"
+        ))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s10_s12_the_schedule_is_daily_at_one_and_changes_only_where_it_is_told_to() {
+    let mut world = World::new().await;
+    let installed = get(&world).await;
+    assert_eq!((installed.enabled, installed.recurrence.clone()), (Some(true), daily(1, 0).recurrence));
+    assert_eq!((installed.time_zone.as_str(), installed.start_deadline.unwrap().seconds), ("UTC", 6 * 3600));
+    let next = installed.next_run_time.unwrap();
+    assert_eq!(next.seconds % 86_400, 3600);
+
+    let changed = set(&world, daily(3, 30)).await.unwrap();
+    assert_eq!((changed.enabled, changed.next_run_time.unwrap().seconds % 86_400), (Some(true), 3 * 3600 + 1800));
+    let zone = set(&world, Schedule { time_zone: "Europe/Berlin".into(), ..Default::default() }).await.unwrap();
+    assert_eq!(zone.recurrence, daily(3, 30).recurrence);
+    assert_ne!(zone.next_run_time.unwrap().seconds % 86_400, 3 * 3600 + 1800);
+    let weekly = set(&world, cron("15 2 * * 1-5")).await.unwrap();
+    assert_eq!(weekly.time_zone, "Europe/Berlin");
+    let off = set(&world, Schedule { enabled: Some(false), ..Default::default() }).await.unwrap();
+    assert_eq!((off.enabled, off.next_run_time, off.recurrence.clone()), (Some(false), None, cron("15 2 * * 1-5").recurrence));
+
+    for (wrong, word) in [
+        (daily(24, 0), "hours"),
+        (daily(1, -1), "minutes"),
+        (cron("0 0 31 2 *"), "never"),
+        (cron("* * * * *"), "15 minutes"),
+        (cron("0 30 2 * * *"), "five fields"),
+        (cron("@daily"), "five fields"),
+        (Schedule { time_zone: "Mars/Base".into(), ..Default::default() }, "IANA"),
+        (Schedule { start_deadline: Some(prost_types::Duration { seconds: 1, nanos: 0 }), ..Default::default() }, "deadline"),
+        (Schedule::default(), "what is to change"),
+    ] {
+        let status = set(&world, wrong).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+        assert!(status.message().contains(word), "{word} is not in {}", status.message());
+    }
+    let mut stale = daily(4, 0);
+    stale.etag = installed.etag.clone();
+    assert_eq!(refused(set(&world, stale).await.unwrap_err()).reason, "ETAG_MISMATCH");
+
+    let request = BackupRequest { trigger: Trigger::Scheduled.into(), ..Default::default() };
+    let error = world.try_backup(request.clone()).await.unwrap_err();
+    assert_eq!((error.reason.as_str(), error.code), ("SCHEDULE_DISABLED", Code::FailedPrecondition.into()));
+    world.kill();
+    world.start().await.unwrap();
+    assert_eq!(get(&world).await, off);
+    set(&world, Schedule { enabled: Some(true), ..Default::default() }).await.unwrap();
+    assert_eq!(world.try_backup(request).await.unwrap().trigger(), Trigger::Scheduled);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s06_a_slot_that_two_services_wait_for_makes_one_backup() {
+    let world = World::new().await;
+    let mut twin = world.twin();
+    twin.start().await.unwrap();
+    // The next minute that is far enough away to be set before it begins.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let minute = i32::try_from((now + 4) / 60 + 1).unwrap();
+    let schedule = set(&world, daily(minute / 60 % 24, minute % 60)).await.unwrap();
+    assert_eq!(schedule.next_run_time.unwrap().seconds, i64::from(minute) * 60);
+    world.becomes("select count(*) from holdfast.slot where state = 'succeeded'", "1", Duration::from_secs(90)).await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let listed = world.listed().await;
+    assert_eq!(listed.len(), 1);
+    assert_eq!((listed[0].trigger(), listed[0].creator.as_str()), (Trigger::Scheduled, "system:scheduler"));
+    for service in [&world, &twin] {
+        let schedule = get(service).await;
+        assert_eq!(schedule.last_run_time.unwrap().seconds, i64::from(minute) * 60);
+        assert_eq!((schedule.last_run_state(), schedule.last_run_operation), (RunState::Succeeded, listed[0].operation.clone()));
+        assert!(schedule.last_success_time.is_some());
+    }
+    assert_eq!(world.value("select count(*) from holdfast.slot").await, "1");
+    world.is_tidy().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s09_a_run_missed_by_less_than_the_deadline_is_made_up_for_once() {
+    let mut world = World::new().await;
+    world.kill();
+    planned_in_the_past(&world, 3 * 3600, 6 * 3600).await;
+    world.start().await.unwrap();
+    let mut twin = world.twin();
+    twin.start().await.unwrap();
+    world.becomes("select string_agg(state, ' ') from holdfast.slot", "succeeded", Duration::from_secs(30)).await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(world.listed().await.len(), 1);
+    assert_eq!(get(&world).await.last_run_state(), RunState::Succeeded);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s09_a_run_missed_by_more_than_the_deadline_is_told_and_not_made_up_for() {
+    let mut world = World::new().await;
+    world.kill();
+    planned_in_the_past(&world, 3 * 3600, 3600).await;
+    world.start().await.unwrap();
+    world.becomes("select string_agg(state, ' ') from holdfast.slot", "missed", Duration::from_secs(30)).await;
+    let schedule = get(&world).await;
+    assert_eq!(schedule.last_run_state(), RunState::Missed);
+    assert!(world.listed().await.is_empty());
+    assert!(world.log().contains("a scheduled backup was missed"));
+
+    // A change makes up for nothing that was planned before it.
+    set(&world, Schedule { start_deadline: Some(prost_types::Duration { seconds: 86_400, nanos: 0 }), ..Default::default() })
+        .await
+        .unwrap();
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert!(world.listed().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s13_a_slot_whose_claimant_died_before_it_began_is_run_by_another() {
+    let mut world = World::new().await;
+    world.kill();
+    planned_in_the_past(&world, 600, 3600).await;
+    world
+        .sql_as_superuser(
+            "insert into holdfast.slot (planned_time, state, operation)
+             select date_trunc('minute', now() - interval '600 seconds'), 'running', '01890000-0000-7000-8000-000000000000'",
+        )
+        .await;
+    world.start().await.unwrap();
+    world.becomes("select string_agg(state, ' ') from holdfast.slot", "succeeded", Duration::from_secs(30)).await;
+    assert_eq!(world.listed().await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s14_a_run_that_finds_the_lock_taken_waits_and_is_skipped_at_its_deadline() {
+    let mut world = World::new().await;
+    world.kill();
+    planned_in_the_past(&world, 600, 608).await;
+    world
+        .sql_as_superuser(
+            "insert into holdfast.lease (lock_name, fencing_token, lease_id_hash, holder_id, purpose, reason, expiry_policy, expire_time)
+             values ('platform-maintenance', 1000, '', 'update', 'SOFTWARE_UPDATE', 'Update to 8.4.1', 'HOLD', now() + interval '1 hour');
+             update holdfast.setting set value = jsonb_set(value, '{start_deadline,secs}',
+                 to_jsonb(ceil(extract(epoch from now() - date_trunc('minute', now() - interval '600 seconds')))::int + 12))",
+        )
+        .await;
+    world.start().await.unwrap();
+    world.becomes("select string_agg(state, ' ') from holdfast.slot", "running", Duration::from_secs(10)).await;
+    let error = world.try_backup(BackupRequest::default()).await.unwrap_err();
+    assert_eq!((error.reason.as_str(), error.code), ("SOFTWARE_UPDATE_IN_PROGRESS", Code::FailedPrecondition.into()));
+    world.becomes("select string_agg(state, ' ') from holdfast.slot", "skipped", Duration::from_secs(40)).await;
+    assert_eq!(get(&world).await.last_run_state(), RunState::Skipped);
+    assert!(world.listed().await.is_empty());
+}

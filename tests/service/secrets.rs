@@ -1,0 +1,149 @@
+//! A canary for every secret: none of them is anywhere but in the file and in the database, even when everything is logged.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use holdfast::grpc::proto::backup::{RestoreRequest, SetEncryptionRequest};
+
+use super::world::{TOKEN, World, cluster_folder, superuser_url};
+
+const FIRST: &str = "canary-one gorse thimble quartz";
+const SECOND: &str = "canary-two marble ferret oxbow";
+const WRONG: &str = "canary-wrong pickle lantern dusk";
+const HASH: &str = "$argon2id$canary$Zm91bmQgbWUgb24gdGhlIGRpc2s";
+
+/// A secret as it may show: as it is, in hex, as the bytes that `{:?}` prints, and in base64 wherever it begins.
+fn forms(secret: &str) -> Vec<Vec<u8>> {
+    let bytes = secret.as_bytes();
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let list: Vec<_> = bytes.iter().map(u8::to_string).collect();
+    vec![
+        bytes.to_vec(),
+        hex.to_uppercase().into_bytes(),
+        hex.into_bytes(),
+        list.join(", ").into_bytes(),
+        base64(bytes),
+        base64(&bytes[1..]),
+        base64(&bytes[2..]),
+    ]
+}
+
+/// Whole groups only: what follows changes the last ones.
+fn base64(bytes: &[u8]) -> Vec<u8> {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let groups = bytes.chunks_exact(3).map(|three| u32::from_be_bytes([0, three[0], three[1], three[2]]));
+    groups.flat_map(|group| [18, 12, 6, 0].map(|shift| DIGITS[(group >> shift & 63) as usize])).collect()
+}
+
+fn absent(secret: &str, bytes: &[u8], place: &str) {
+    for form in forms(secret) {
+        assert!(!bytes.windows(form.len()).any(|part| part == form), "{:?} is in {place}", String::from_utf8_lossy(&form));
+    }
+}
+
+/// Everything in the folder, drafts too, on one heap.
+fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    paths.filter_map(|path| std::fs::read(&path).ok().map(|bytes| (path, bytes))).collect()
+}
+
+#[test]
+fn the_search_finds_what_it_is_to_find() {
+    for form in forms(FIRST) {
+        let text = [b"xx", form.as_slice(), b"yy"].concat();
+        assert!(std::panic::catch_unwind(|| absent(FIRST, &text, "a text")).is_err());
+    }
+    assert_eq!(base64(b"correct"), b"Y29ycmVj");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_leaves_the_file_and_the_database() {
+    let mut world = World::without_service().await;
+    world.set("HOLDFAST_LOG", "trace");
+    world
+        .sql(&format!("update platform.password set hash = '{HASH}'; update platform.account set display_name = '{HASH}'"))
+        .await;
+    world.start().await.unwrap();
+
+    // Whoever reads the folder while a backup is made sees no plaintext.
+    let (folder, stop) = (world.folder(), Arc::new(AtomicBool::new(false)));
+    let stopped = stop.clone();
+    let watch = tokio::spawn(async move {
+        let mut drafts = 0;
+        while !stopped.load(Ordering::Relaxed) {
+            for (path, bytes) in contents(&folder) {
+                absent(HASH, &bytes, "the folder");
+                let name = path.file_name().unwrap().to_string_lossy().into_owned();
+                if !bytes.is_empty() && (name.starts_with(".draft-") || name.ends_with(".pgp")) {
+                    assert_eq!(bytes[0], 0xc3, "{name} is not an OpenPGP message");
+                    drafts += usize::from(name.starts_with(".draft-"));
+                }
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        drafts
+    });
+
+    let mut said: Vec<u8> = Vec::new();
+    let mut run = |world: &World, line: &str, stdin: &str| {
+        let output = world.cli(&line.split(' ').collect::<Vec<_>>(), stdin);
+        said.extend(output.stdout.iter().chain(&output.stderr));
+        output.status.code().unwrap()
+    };
+    assert_eq!(run(&world, "encryption set --passphrase-stdin --json", FIRST), 0);
+    let first = world.backup().await;
+    assert_eq!(run(&world, "encryption set --passphrase-stdin", SECOND), 0);
+    assert_eq!(run(&world, "backup --wait --json", ""), 0);
+    let id = first.name.trim_start_matches("backups/").to_owned();
+    assert_eq!(run(&world, "restore latest --yes --passphrase-stdin", SECOND), 0);
+    assert_eq!(run(&world, &format!("restore {id} --yes --passphrase-stdin"), WRONG), 67);
+    assert_eq!(run(&world, &format!("restore {id} --yes --passphrase-stdin --json"), FIRST), 0);
+    // Errors that know of a secret.
+    let long = format!("{SECOND}\u{7}");
+    assert_eq!(run(&world, "encryption set --passphrase-stdin", &long), 67);
+    assert_eq!(run(&world, &format!("inspect {} --verify --passphrase-stdin", world.file(&first).display()), WRONG), 1);
+    let stale = SetEncryptionRequest { passphrase: Some(WRONG.into()), etag: "\"77\"".into() };
+    let mut refusals = format!("{:?}", world.backups().await.set_encryption(stale).await.unwrap_err());
+    let request = RestoreRequest { name: first.name.clone(), passphrase: WRONG.into(), ..Default::default() };
+    refusals += &format!("{request:?}{:?}", world.backups().await.restore(request.clone()).await.unwrap_err());
+    // A constraint that the restored rows violate: PostgreSQL would quote the row.
+    world.sql("alter table platform.password add constraint no_canary check (hash not like '%canary%') not valid").await;
+    refusals += &format!("{:?}", world.restore(&first, FIRST).await.map(|_| ()));
+    for line in ["list", "show latest", "status --json", "operations list --json", "encryption"] {
+        assert_eq!(run(&world, line, ""), 0);
+    }
+    for option in ["--passphrase", "--token"] {
+        assert_eq!(run(&world, &format!("list {option} x"), ""), 2, "no secret is an argument");
+    }
+    stop.store(true, Ordering::Relaxed);
+    assert!(watch.await.unwrap() > 0, "no draft was seen");
+
+    let process = PathBuf::from(format!("/proc/{}", world.pid()));
+    let read = |name: &str| std::fs::read(process.join(name)).unwrap();
+    let (environ, cmdline) = (read("environ"), read("cmdline"));
+    assert!(environ.windows(21).any(|part| part == b"HOLDFAST_SEAL_KEY_FIL") && !cmdline.is_empty());
+    let dump = Command::new("pg_dump").args(["-n", "holdfast", "-d", &superuser_url(&world.database)]).output().unwrap();
+    assert!(dump.status.success() && dump.stdout.len() > 1000, "{dump:?}");
+    let database_log = std::fs::read(cluster_folder().join("log")).unwrap_or_default();
+    world.terminate().await;
+    let log = world.log();
+    assert!(log.contains("\"TRACE\"") || log.contains("\"DEBUG\""), "nothing much was logged");
+    let key = std::fs::read_to_string(world.dir.path().join("seal-key")).unwrap();
+    let password = std::fs::read_to_string(world.dir.path().join("password")).unwrap();
+    for secret in [FIRST, SECOND, WRONG, TOKEN, &password, &key, HASH] {
+        absent(secret, log.as_bytes(), "the log");
+        absent(secret, &environ, "the environment of the service");
+        absent(secret, &cmdline, "the command line of the service");
+        absent(secret, &said, "what the command line printed");
+        absent(secret, refusals.as_bytes(), "a refusal");
+        absent(secret, &dump.stdout, "the state of the service");
+        for (path, bytes) in contents(&world.folder()) {
+            absent(secret, &bytes, &path.display().to_string());
+        }
+    }
+    for secret in [FIRST, SECOND, WRONG, TOKEN, &key] {
+        absent(secret, &database_log, "the log of the database");
+    }
+}

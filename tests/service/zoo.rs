@@ -1,0 +1,128 @@
+//! A world with tables of the test's own: those of the schema `zoo` may be in the catalog, those of `outside` refer to them.
+
+use holdfast::grpc::proto::backup::operation::Result as Outcome;
+use holdfast::grpc::proto::backup::{Backup, OperationError, RestoreRequest};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+
+use super::world::{World, refused};
+
+/// The text of a catalog with one resource.
+pub fn resource(name: &str, tables: &[&str]) -> String {
+    let tables: Vec<String> = tables.iter().map(|table| format!("'''{table}'''")).collect();
+    format!("[[resource]]\nname = '{name}'\ntitle = 'T'\ntables = [{}]\n", tables.join(", "))
+}
+
+/// What the roles need for the tables of `zoo` and `outside`. To be run again after a table was made.
+pub const GRANTS: &str = "
+    grant usage on schema zoo to holdfast_backup, holdfast_restore;
+    grant select on all tables in schema zoo to holdfast_backup, holdfast_restore;
+    grant insert, update, delete on all tables in schema zoo to holdfast_restore;
+    grant select on all sequences in schema zoo to holdfast_backup, holdfast_restore;
+    grant update on all sequences in schema zoo to holdfast_restore;
+    grant usage on schema outside to holdfast_restore;
+    grant select on all tables in schema outside to holdfast_restore;";
+
+impl World {
+    /// Runs `statements` as the platform, then starts the service with a catalog of one resource `zoo` with `tables`.
+    pub async fn zoo(statements: &str, tables: &[&str]) -> Self {
+        Self::zoo_with(statements, &resource("zoo", tables)).await
+    }
+
+    pub async fn zoo_with(statements: &str, catalog: &str) -> Self {
+        let mut world = Self::zoo_without_service(statements, catalog).await;
+        world.start().await.expect("the service starts");
+        world
+    }
+
+    pub async fn zoo_without_service(statements: &str, catalog: &str) -> Self {
+        let mut world = Self::without_service().await;
+        // Only what a test makes itself is looked at by `digests`.
+        world.sql("revoke all on all tables in schema platform from holdfast_backup, holdfast_restore").await;
+        world.sql("create schema zoo; create schema outside; grant usage, create on schema zoo to platform_triggers").await;
+        world.sql(statements).await;
+        world.sql(GRANTS).await;
+        let path = world.dir.path().join("catalog.toml");
+        std::fs::write(&path, catalog).unwrap();
+        world.set("HOLDFAST_CATALOG", path.to_str().unwrap());
+        world
+    }
+
+    /// The rows of a query, in any order, as one text.
+    pub async fn rows(&self, query: &str) -> String {
+        self.value(&format!("select string_agg(r::text, ' ' order by r::text collate \"C\") from ({query}) as r")).await
+    }
+
+    /// A platform connection in which `statements` were run and are not committed.
+    pub async fn open_transaction(&self, statements: &str) -> PgConnection {
+        let mut connection = self.platform().await;
+        run(&mut connection, &format!("begin; {statements}")).await;
+        connection
+    }
+
+    /// Polls until the query, which must be one of a boolean, is true.
+    pub async fn until(&self, query: &str) {
+        let mut connection = self.superuser().await;
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        let query = format!("select {query}");
+        while !sqlx::query_scalar::<_, bool>(AssertSqlSafe(query.clone())).fetch_one(&mut connection).await.unwrap() {
+            assert!(std::time::Instant::now() < end, "never: {query}\n{}", self.log());
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        connection.close().await.unwrap();
+    }
+
+    /// Ends the sessions of `role` that match `condition`, and returns how many there were.
+    pub async fn terminate_sessions(&self, role: &str, condition: &str) -> usize {
+        let query = format!(
+            "select count(pg_terminate_backend(pid)) from pg_stat_activity
+             where datname = current_database() and usename = '{role}' and {condition}"
+        );
+        self.value(&query).await.parse().unwrap()
+    }
+
+    /// Waits for an operation; `Err` when it failed.
+    pub async fn outcome(&self, operation: &str) -> Result<Outcome, OperationError> {
+        match self.wait(operation).await.result.expect("it has ended") {
+            Outcome::Error(error) => Err(error),
+            outcome => Ok(outcome),
+        }
+    }
+
+    pub async fn backup_outcome(&self, operation: &str) -> Result<Backup, OperationError> {
+        match self.outcome(operation).await? {
+            Outcome::Backup(result) => Ok(result.backup.unwrap()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Asserts that a restore without passphrase brings the tables of the backup to `digests`.
+    pub async fn restores_to(&self, backup: &Backup, digests: &str) {
+        if let Err(error) = self.restore(backup, "").await {
+            panic!("{error:?}\n{}", self.log());
+        }
+        assert_eq!(self.digests(), digests);
+    }
+
+    /// Asserts that a restore is refused or fails for `reason` and changes nothing; returns message and metadata as text.
+    pub async fn restore_fails(&self, request: RestoreRequest, reason: &str) -> String {
+        let before = self.digests();
+        let error = match self.backups().await.restore(request).await {
+            Err(status) => refused(status),
+            Ok(operation) => match self.outcome(&operation.into_inner().name).await {
+                Err(error) => error,
+                Ok(outcome) => panic!("it succeeded: {outcome:?}"),
+            },
+        };
+        assert_eq!(error.reason, reason, "{error:?}\n{}", self.log());
+        assert_eq!(self.digests(), before);
+        format!("{} {:?}", error.message, error.metadata)
+    }
+}
+
+pub fn all_of(backup: &Backup) -> RestoreRequest {
+    RestoreRequest { name: backup.name.clone(), ..Default::default() }
+}
+
+pub async fn run(connection: &mut PgConnection, statements: &str) {
+    connection.execute(sqlx::raw_sql(AssertSqlSafe(statements.to_owned()))).await.unwrap();
+}
