@@ -65,7 +65,8 @@ impl BackupService for Service {
         Err(status::not_served("VerifyBackup"))
     }
 
-    async fn preview_restore(&self, _: Request<wire::PreviewRestoreRequest>) -> Answer<wire::Operation> {
+    async fn preview_restore(&self, request: Request<wire::PreviewRestoreRequest>) -> Answer<wire::Operation> {
+        convert::preview_request(request.into_inner())?;
         Err(status::not_served("PreviewRestore"))
     }
 

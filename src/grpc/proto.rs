@@ -44,7 +44,8 @@ macro_rules! redacted {
 
 redacted! {
     "holdfast.backup.v1.RestoreRequest": backup::RestoreRequest {
-        name, resources, preview_etag, acknowledged_warnings, skip_safety_backup, lock_wait, reason, request_id, validate_only
+        name, resources, preview_etag, acknowledged_warnings, acknowledged_reasons, skip_safety_backup, lock_wait, reason, request_id,
+        validate_only
     } hides passphrase;
     "holdfast.backup.v1.VerifyBackupRequest": backup::VerifyBackupRequest { name, level, request_id } hides passphrase;
     "holdfast.backup.v1.PreviewRestoreRequest": backup::PreviewRestoreRequest { name, resources } hides passphrase;

@@ -44,6 +44,8 @@ pub fn published(reason: Reason) -> (Code, ErrorReason) {
         Reason::BackupInUse => (Code::FailedPrecondition, ErrorReason::BackupInUse),
         Reason::BackupNotReady => (Code::FailedPrecondition, ErrorReason::BackupNotReady),
         Reason::ScheduleDisabled => (Code::FailedPrecondition, ErrorReason::ScheduleDisabled),
+        Reason::WarningsNotAcknowledged => (Code::FailedPrecondition, ErrorReason::WarningsNotAcknowledged),
+        Reason::PreviewStale => (Code::Aborted, ErrorReason::PreviewStale),
         Reason::EtagMismatch => (Code::Aborted, ErrorReason::EtagMismatch),
         Reason::BackupIncompatible => (Code::FailedPrecondition, ErrorReason::BackupIncompatible),
         Reason::ResourceNotInBackup => (Code::FailedPrecondition, ErrorReason::ResourceNotInBackup),

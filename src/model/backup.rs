@@ -13,6 +13,8 @@ use super::name::{BackupId, FileName, OperationId, ResourceName, Sha256};
 pub enum Trigger {
     OnDemand,
     Scheduled,
+    /// Made just before a restore, so that it can be undone.
+    Safety,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::name::{ResourceName, TableName};
+use super::notice::Severity;
 
 /// The resources in the order in which they are listed. Each has at least one table, and no table stands in two.
 #[derive(Debug, Clone)]
@@ -33,6 +34,54 @@ pub struct Resource {
     /// What happens to rows outside the backup that refer to rows which a restore removes.
     #[serde(default, rename = "reference")]
     pub references: Vec<Reference>,
+    /// Each row that the query finds after a restore is a notice.
+    #[serde(default, rename = "check")]
+    pub checks: Vec<Rule>,
+    /// Each row that the query finds before a restore and no longer after it is a notice.
+    #[serde(default, rename = "watch")]
+    pub watches: Vec<Rule>,
+}
+
+/// What a restore means for people: rows of a query that become notices, and events if so wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// For example `ADAPTER_TYPE_NOT_INSTALLED`.
+    pub reason: String,
+    #[serde(default = "warning")]
+    pub severity: Severity,
+    /// A SELECT with a column `subject`, which tells its rows apart. Tables are named in full.
+    pub query: String,
+    /// One sentence; `{column}` is replaced by the value that the query has for it.
+    pub message: String,
+    #[serde(default)]
+    pub instructions: String,
+    /// Type of the event that a restore raises for each row.
+    pub event: Option<String>,
+    /// Checks only: whether the list of resources shows its notices, too, for as long as it finds rows.
+    #[serde(default)]
+    pub live: bool,
+}
+
+fn warning() -> Severity {
+    Severity::Warning
+}
+
+impl Rule {
+    fn problem(&self) -> Option<&'static str> {
+        let word = |text: &str, more: fn(char) -> bool| {
+            (1..=63).contains(&text.len())
+                && text.starts_with(|first| more(first) && first.is_ascii_alphabetic())
+                && text.chars().all(|c| more(c) || c.is_ascii_digit())
+        };
+        if !word(&self.reason, |c| c.is_ascii_uppercase() || c == '_') {
+            return Some("has a reason that is not up to 63 capital letters, digits and underscores");
+        }
+        if self.event.as_ref().is_some_and(|event| !word(event, |c| c.is_ascii_lowercase() || matches!(c, '_' | '.'))) {
+            return Some("has an event that is not up to 63 small letters, digits, underscores and dots");
+        }
+        (self.severity == Severity::Refusal).then_some("has severity \"refusal\"; \"blocking\" is the strongest there is")
+    }
 }
 
 /// A foreign key of a table outside the backup that refers into a resource.
@@ -70,6 +119,8 @@ pub enum Invalid {
     DuplicateTable { table: TableName, first: ResourceName, second: ResourceName },
     #[error("{0} belongs to Holdfast or to PostgreSQL and is never part of a backup")]
     Forbidden(TableName),
+    #[error("the check or watch {reason} of resource {resource} {problem}")]
+    Rule { resource: ResourceName, reason: String, problem: &'static str },
 }
 
 /// Schemas that no resource may name: a restore would roll back its own operation, its lock and its settings.
@@ -100,6 +151,11 @@ impl Catalog {
             }
             if resource.tables.is_empty() {
                 return Err(Invalid::NoTables(resource.name.clone()));
+            }
+            for rule in resource.checks.iter().chain(&resource.watches) {
+                if let Some(problem) = rule.problem() {
+                    return Err(Invalid::Rule { resource: resource.name.clone(), reason: rule.reason.clone(), problem });
+                }
             }
             for table in resource.tables.iter().chain(&resource.sequences) {
                 if FORBIDDEN_SCHEMAS.contains(&table.schema.as_str()) || table.schema.starts_with("pg_") {

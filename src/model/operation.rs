@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::backup::{Backup, Trigger};
 use super::failure::Failure;
 use super::name::{BackupId, OperationId, ResourceName};
+use super::notice::Notice;
 
 /// What an operation does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,6 +14,7 @@ use super::name::{BackupId, OperationId, ResourceName};
 pub enum Kind {
     Backup,
     Restore,
+    Preview,
 }
 
 /// Where an operation is; phases follow each other in this order and some are skipped.
@@ -21,6 +23,7 @@ pub enum Kind {
 pub enum Phase {
     WaitingForLock,
     Preparing,
+    SafetyBackup,
     Transferring,
     Applying,
     Checking,
@@ -73,6 +76,7 @@ pub struct Operation {
 pub enum Outcome {
     Backup(Box<BackupResult>),
     Restore(Box<RestoreResult>),
+    Preview(Box<RestorePreview>),
     Failed(Box<Failure>),
 }
 
@@ -83,6 +87,9 @@ pub struct BackupResult {
     pub expired: Vec<BackupId>,
     /// Superfluous, but in use or not removable just now; the next backup tries again.
     pub not_expired: Vec<BackupId>,
+    /// What else somebody should know.
+    #[serde(default)]
+    pub notices: Vec<Notice>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,15 +98,25 @@ pub struct RestoreResult {
     pub snapshot_time: DateTime<Utc>,
     pub commit_time: DateTime<Utc>,
     pub changes: Vec<ResourceChange>,
-    /// Resources that the file has and the catalog does not.
     #[serde(default)]
-    pub skipped: Vec<ResourceName>,
-    /// Resources of the catalog that the file does not have; their present data was kept.
+    pub notices: Vec<Notice>,
+    /// Has the data as it was just before; `None` when the caller wanted none.
     #[serde(default)]
-    pub kept: Vec<ResourceName>,
+    pub safety_backup: Option<BackupId>,
 }
 
-/// What happened to the rows of one resource's first table, its items, and whether the others changed.
+/// What a restore would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestorePreview {
+    pub backup: BackupId,
+    pub changes: Vec<ResourceChange>,
+    pub notices: Vec<Notice>,
+    /// Of everything that the preview depends on.
+    pub etag: String,
+    pub expire_time: DateTime<Utc>,
+}
+
+/// What happened to one resource: to the rows of its first table, its items, and to those of all its tables.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResourceChange {
     pub resource: ResourceName,
@@ -108,6 +125,12 @@ pub struct ResourceChange {
     pub items_removed: u64,
     pub items_added: u64,
     pub items_changed: u64,
+    #[serde(default)]
+    pub rows_removed: u64,
+    #[serde(default)]
+    pub rows_added: u64,
+    #[serde(default)]
+    pub rows_changed: u64,
 }
 
 impl Operation {

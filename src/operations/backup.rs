@@ -119,7 +119,7 @@ impl Holdfast {
             Default::default()
         });
         let backup = Backup { state: State::Ready, ..backup };
-        Ok(Outcome::Backup(Box::new(BackupResult { backup, expired, not_expired })))
+        Ok(Outcome::Backup(Box::new(BackupResult { backup, expired, not_expired, notices: Vec::new() })))
     }
 
     /// Reads the database and writes the file, both at once, joined by a short channel. Each end takes a transfer that

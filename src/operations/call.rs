@@ -11,7 +11,7 @@ use crate::model::backup::{Backup, Trigger};
 use crate::model::catalog::Resource;
 use crate::model::schedule::{Recurrence, RunState};
 use crate::model::settings::{Retention, Setting};
-use crate::model::{BackupId, Failure, FileName, Operation, OperationId, Passphrase, ResourceName, Schedule, Sha256};
+use crate::model::{BackupId, Failure, FileName, Notice, Operation, OperationId, Passphrase, ResourceName, Schedule, Sha256};
 
 #[derive(Debug, Clone)]
 pub struct BackupRequest {
@@ -31,10 +31,23 @@ pub struct RestoreRequest {
     pub passphrase: Option<Passphrase>,
     /// Empty: all in the file.
     pub resources: Vec<ResourceName>,
+    /// `None`: whatever the restore finds.
+    pub preview_etag: Option<String>,
+    /// Reasons of blocking notices that the caller accepts.
+    pub acknowledged: Vec<String>,
+    pub safety_backup: bool,
     pub lock_wait: Duration,
     pub reason: String,
     pub request_id: String,
     pub validate_only: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct PreviewRequest {
+    pub backup: BackupId,
+    pub passphrase: Option<Passphrase>,
+    /// Empty: all in the file.
+    pub resources: Vec<ResourceName>,
 }
 
 /// One page of a list. `after` of the next call is `next` of this one.
@@ -130,6 +143,7 @@ pub struct ResourceState {
     /// Resources that its rows refer to: they must be restored with it.
     pub depends_on: Vec<ResourceName>,
     pub items: u64,
+    pub notices: Vec<Notice>,
 }
 
 #[derive(Debug, Clone)]

@@ -64,7 +64,7 @@ impl Holdfast {
         state.end_lease_of(operation.id).await?;
         let outcome = match (operation.kind, transaction) {
             (Kind::Backup, _) => self.outcome_of_backup(&operation).await?,
-            (Kind::Restore, None) => None,
+            (Kind::Restore, None) | (Kind::Preview, _) => None,
             (Kind::Restore, Some(transaction)) => {
                 self.outcome_of(operation.id, &transaction).await.map(|result| Outcome::Restore(Box::new(result)))
             }
@@ -85,7 +85,8 @@ impl Holdfast {
             return Ok(None);
         }
         let backup = Backup { state: State::Ready, ..backup };
-        Ok(Some(Outcome::Backup(Box::new(BackupResult { backup, expired: Vec::new(), not_expired: Vec::new() }))))
+        let result = BackupResult { backup, expired: Vec::new(), not_expired: Vec::new(), notices: Vec::new() };
+        Ok(Some(Outcome::Backup(Box::new(result))))
     }
 
     /// A backup that is in the catalog was proven, so its name decides: with it the backup is whole, without it there is none.

@@ -14,6 +14,7 @@ impl Holdfast {
             resource: resource.clone(),
             depends_on: schema.depends_on(&resource.name).into_iter().collect(),
             items,
+            notices: Vec::new(),
         };
         Ok(parts.catalog.resources().iter().zip(items).map(state).collect())
     }

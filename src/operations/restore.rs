@@ -15,8 +15,9 @@ use super::work::Work;
 use super::{Error, Holdfast, Result, blocking, new_operation_id, now};
 use crate::archive::{self, Part};
 use crate::model::backup::{Backup, State};
+use crate::model::notice::Severity;
 use crate::model::operation::{Kind, Operation, Outcome, Phase, Progress, RestoreResult};
-use crate::model::{EndRecord, Manifest, OperationId, Passphrase, Piece, ResourceName};
+use crate::model::{EndRecord, Manifest, Notice, OperationId, Passphrase, Piece, ResourceName};
 use crate::postgres::state::Request;
 use crate::postgres::{self, Restore};
 
@@ -30,8 +31,8 @@ struct Source {
     passphrase: Option<Passphrase>,
     manifest: Manifest,
     chosen: Vec<ResourceName>,
-    skipped: Vec<ResourceName>,
-    kept: Vec<ResourceName>,
+    /// What is known before anything is read.
+    notices: Vec<Notice>,
     _in_use: Guard,
 }
 
@@ -100,13 +101,21 @@ impl Holdfast {
         postgres::compatible(&schema, &manifest, &chosen)?;
         let unknown =
             manifest.resources.iter().map(|resource| &resource.name).filter(|name| parts.catalog.resource(name).is_none());
-        let skipped = unknown.cloned().collect();
-        Ok(Source { file, backup, passphrase: request.passphrase.clone(), manifest, chosen, skipped, kept, _in_use: in_use })
+        let skipped = unknown.map(|name| {
+            let message = "The file has data for a resource that this system does not know; it is skipped.";
+            Notice::new(Severity::Warning, "RESOURCE_NOT_SUPPORTED", message).of(name)
+        });
+        let kept = kept.iter().map(|name| {
+            let message = "The file has no data for this resource; the present data is kept.";
+            Notice::new(Severity::Info, "RESOURCE_NOT_IN_BACKUP", message).of(name)
+        });
+        let notices = skipped.chain(kept).collect();
+        Ok(Source { file, backup, passphrase: request.passphrase.clone(), manifest, chosen, notices, _in_use: in_use })
     }
 
     async fn run_restore(&self, work: &Arc<Work>, source: Source) -> Result<Outcome> {
         let parts = &self.0.parts;
-        let Source { file, backup, passphrase, manifest, chosen, skipped, kept, _in_use } = source;
+        let Source { file, backup, passphrase, manifest, chosen, notices, _in_use } = source;
         let total = u32::try_from(chosen.len()).unwrap_or(u32::MAX);
         let estimated_bytes =
             backup.resources.iter().filter(|resource| chosen.contains(&resource.name)).map(|resource| resource.bytes).sum();
@@ -152,8 +161,14 @@ impl Holdfast {
 
         work.phase(Phase::Applying, "Replaces what differs.");
         let changes = restore.apply(&parts.catalog, &end).await?;
-        let result =
-            RestoreResult { backup: id, snapshot_time: manifest.snapshot_time, commit_time: now(), changes, skipped, kept };
+        let result = RestoreResult {
+            backup: id,
+            snapshot_time: manifest.snapshot_time,
+            commit_time: now(),
+            changes,
+            notices,
+            safety_backup: None,
+        };
         work.commit("Commits.")?;
         let transaction = restore.transaction().to_owned();
         let result = match restore.commit(&result, &end).await {

@@ -371,6 +371,7 @@ impl Holdfast {
         let (purpose, reason) = match operation.kind {
             Kind::Backup => ("BACKUP", "Backup"),
             Kind::Restore => ("RESTORE", "Restore"),
+            Kind::Preview => ("PREVIEW", "Preview"),
         };
         let terms = Terms {
             holder_id: format!("holdfast-{}", self.0.instance),

@@ -312,9 +312,11 @@ async fn tally(connection: &mut PgConnection, staged: &Staged) -> Result<Tally, 
 fn changes(catalog: &Catalog, staged: &[&Staged], end: &EndRecord, counts: &[[i64; 3]]) -> Vec<ResourceChange> {
     let of_resource = |resource: &crate::model::catalog::Resource| {
         let items = resource.tables.first()?;
-        let (staged, counts) = staged.iter().zip(counts).find(|(staged, _)| staged.table.name == *items)?;
-        let [removed, changed, added] = counts.map(i64::unsigned_abs);
-        let in_backup = end.tables[staged.place].tally.rows;
+        let (first, counted) = staged.iter().zip(counts).find(|(staged, _)| staged.table.name == *items)?;
+        let [removed, changed, added] = counted.map(i64::unsigned_abs);
+        let in_backup = end.tables[first.place].tally.rows;
+        let own = || staged.iter().zip(counts).filter(|(staged, _)| staged.table.resource == resource.name);
+        let sum = |kind: usize| own().map(|(_, counts)| counts[kind].unsigned_abs()).sum();
         Some(ResourceChange {
             resource: resource.name.clone(),
             items_before: (in_backup + removed).saturating_sub(added),
@@ -322,6 +324,9 @@ fn changes(catalog: &Catalog, staged: &[&Staged], end: &EndRecord, counts: &[[i6
             items_removed: removed,
             items_added: added,
             items_changed: changed,
+            rows_removed: sum(0),
+            rows_added: sum(2),
+            rows_changed: sum(1),
         })
     };
     catalog.resources().iter().filter_map(of_resource).collect()

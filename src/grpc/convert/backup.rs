@@ -1,16 +1,21 @@
 //! Backups, their files and resources, and the requests about them.
 
+use std::collections::BTreeSet;
+
 use tonic::Status;
 
 use super::fields::{
     MAX_REQUEST_ID, MAX_TEXT, backup_id, backup_name, etag, int32, int64, invalid, lock_wait, operation_name, page_place,
     page_size, page_token, resource_name, resources, text, time, timestamp,
 };
+use super::operation::{notice, notice_code};
 use crate::grpc::proto::backup as wire;
 use crate::model::backup::{Backup, ResourceContent, State, Trigger};
 use crate::model::manifest::PassphraseNote;
 use crate::model::{Passphrase, ResourceName, Sha256};
-use crate::operations::call::{BackupRequest, Chunk, Download, DownloadRequest, Listed, Page, ResourceState, RestoreRequest};
+use crate::operations::call::{
+    BackupRequest, Chunk, Download, DownloadRequest, Listed, Page, PreviewRequest, ResourceState, RestoreRequest,
+};
 
 /// Lists a page token may belong to.
 const BACKUPS: &str = "backups";
@@ -41,12 +46,18 @@ pub fn backup_request(request: wire::BackupRequest) -> Result<BackupRequest, Sta
     })
 }
 
-/// `skip_safety_backup` asks for what this version does anyway, and there are no warnings to acknowledge.
 pub fn restore_request(request: wire::RestoreRequest) -> Result<RestoreRequest, Status> {
-    if !request.preview_etag.is_empty() {
-        return Err(invalid("preview_etag", "`preview_etag` is not served by this version; leave it out."));
+    let mut acknowledged = request.acknowledged_reasons;
+    for code in request.acknowledged_warnings {
+        let code = wire::NoticeCode::try_from(code).map_err(|_| {
+            invalid("acknowledged_warnings", "`acknowledged_warnings` has a code that this version does not know; leave it out.")
+        })?;
+        acknowledged.push(code.as_str_name().trim_start_matches("NOTICE_CODE_").to_owned());
     }
     Ok(RestoreRequest {
+        preview_etag: (!request.preview_etag.is_empty()).then_some(request.preview_etag),
+        acknowledged,
+        safety_backup: !request.skip_safety_backup,
         backup: backup_id("name", &request.name)?,
         passphrase: Passphrase::new(request.passphrase),
         resources: resources("resources", &request.resources)?,
@@ -54,6 +65,14 @@ pub fn restore_request(request: wire::RestoreRequest) -> Result<RestoreRequest, 
         reason: text("reason", request.reason, MAX_TEXT)?,
         request_id: text("request_id", request.request_id, MAX_REQUEST_ID)?,
         validate_only: request.validate_only,
+    })
+}
+
+pub fn preview_request(request: wire::PreviewRestoreRequest) -> Result<PreviewRequest, Status> {
+    Ok(PreviewRequest {
+        backup: backup_id("name", &request.name)?,
+        passphrase: Passphrase::new(request.passphrase),
+        resources: resources("resources", &request.resources)?,
     })
 }
 
@@ -129,6 +148,7 @@ pub fn trigger(trigger: Trigger) -> wire::Trigger {
     match trigger {
         Trigger::OnDemand => wire::Trigger::OnDemand,
         Trigger::Scheduled => wire::Trigger::Scheduled,
+        Trigger::Safety => wire::Trigger::Safety,
     }
 }
 
@@ -206,6 +226,8 @@ pub fn list_resources(
 }
 
 fn resource(state: ResourceState) -> wire::Resource {
+    let rules = state.resource.checks.iter().chain(&state.resource.watches);
+    let effects: BTreeSet<_> = rules.map(|rule| notice_code(&rule.reason)).collect();
     wire::Resource {
         name: resource_name(&state.resource.name),
         display_name: state.resource.title,
@@ -213,7 +235,8 @@ fn resource(state: ResourceState) -> wire::Resource {
         depends_on: state.depends_on.iter().map(resource_name).collect(),
         sensitive: state.resource.sensitive,
         item_count: int64(state.items),
-        restore_effects: Vec::new(),
+        restore_effects: effects.into_iter().map(Into::into).collect(),
+        notices: state.notices.into_iter().map(notice).collect(),
     }
 }
 

@@ -10,8 +10,11 @@ use super::fields::{
     backup_name, int32, int64, operation_id, operation_name, page_place, page_size, page_token, resource_name, span, timestamp,
 };
 use crate::grpc::proto::backup as wire;
-use crate::model::operation::{BackupResult, Kind, Operation, Outcome, Phase, Progress, ResourceChange, RestoreResult};
-use crate::model::{Failure, OperationId};
+use crate::model::notice::{Severity, in_the_way};
+use crate::model::operation::{
+    BackupResult, Kind, Operation, Outcome, Phase, Progress, ResourceChange, RestorePreview, RestoreResult,
+};
+use crate::model::{Failure, Notice, OperationId};
 use crate::operations::call::SystemStatus;
 
 const API_VERSION: &str = "v1";
@@ -65,7 +68,7 @@ pub fn operation(operation: Operation) -> wire::Operation {
 pub fn failure(operation: &Operation) -> Option<&Failure> {
     match operation.outcome.as_ref()? {
         Outcome::Failed(failure) => Some(failure),
-        Outcome::Backup(_) | Outcome::Restore(_) => None,
+        Outcome::Backup(_) | Outcome::Restore(_) | Outcome::Preview(_) => None,
     }
 }
 
@@ -73,6 +76,7 @@ fn operation_type(kind: Kind) -> wire::OperationType {
     match kind {
         Kind::Backup => wire::OperationType::Backup,
         Kind::Restore => wire::OperationType::Restore,
+        Kind::Preview => wire::OperationType::Preview,
     }
 }
 
@@ -80,6 +84,7 @@ fn phase(phase: Phase) -> wire::OperationPhase {
     match phase {
         Phase::WaitingForLock => wire::OperationPhase::WaitingForLock,
         Phase::Preparing => wire::OperationPhase::Preparing,
+        Phase::SafetyBackup => wire::OperationPhase::SafetyBackup,
         Phase::Transferring => wire::OperationPhase::Transferring,
         Phase::Applying => wire::OperationPhase::Applying,
         Phase::Checking => wire::OperationPhase::Checking,
@@ -105,6 +110,7 @@ fn outcome(outcome: Outcome) -> wire::operation::Result {
     match outcome {
         Outcome::Backup(result) => wire::operation::Result::Backup(backup_result(*result)),
         Outcome::Restore(result) => wire::operation::Result::Restore(restore_result(*result)),
+        Outcome::Preview(preview) => wire::operation::Result::Preview(restore_preview(*preview)),
         Outcome::Failed(failure) => wire::operation::Result::Error((*failure).into()),
     }
 }
@@ -112,50 +118,64 @@ fn outcome(outcome: Outcome) -> wire::operation::Result {
 fn backup_result(result: BackupResult) -> wire::BackupResult {
     let expired = result.expired.iter().map(backup_name).map(|name| {
         let message = format!("{name} was deleted: more backups than are to be kept.");
-        wire::Notice { subject: name, ..notice(wire::NoticeCode::BackupExpired, message) }
+        Notice::new(Severity::Info, "BACKUP_EXPIRED", message).about(name)
     });
-    let not_expired = result.not_expired.iter().map(backup_name).map(|name| wire::Notice {
-        severity: wire::notice::Severity::Warning.into(),
-        instructions: "The next backup tries again.".into(),
-        ..wire::Notice {
-            subject: name.clone(),
-            ..notice(wire::NoticeCode::RetentionIncomplete, format!("{name} is superfluous but could not be deleted."))
-        }
+    let not_expired = result.not_expired.iter().map(backup_name).map(|name| {
+        let message = format!("{name} is superfluous but could not be deleted.");
+        let notice = Notice::new(Severity::Warning, "RETENTION_INCOMPLETE", message).about(name);
+        notice.instructions("The next backup tries again.")
     });
     let plain = result.backup.passphrase.is_none();
-    let plain = plain.then(|| notice(wire::NoticeCode::NotEncrypted, "The file is not encrypted.".into()));
-    let notices = expired.chain(not_expired).chain(plain).collect();
+    let plain = plain.then(|| Notice::new(Severity::Info, "NOT_ENCRYPTED", "The file is not encrypted."));
+    let notices = expired.chain(not_expired).chain(plain).chain(result.notices).map(notice).collect();
     let expired_backups = result.expired.iter().map(backup_name).collect();
     wire::BackupResult { backup: Some(backup(result.backup)), expired_backups, notices }
 }
 
 fn restore_result(result: RestoreResult) -> wire::RestoreResult {
-    let about = |code, severity: wire::notice::Severity, resource: String, message: &str| wire::Notice {
-        severity: severity.into(),
-        message: message.into(),
-        resource,
-        ..notice(code, String::new())
-    };
-    let skipped = result.skipped.iter().map(resource_name).map(|name| {
-        let message = "The file has data for a resource that this system does not know; it was skipped.";
-        about(wire::NoticeCode::ResourceNotSupported, wire::notice::Severity::Warning, name, message)
-    });
-    let kept = result.kept.iter().map(resource_name).map(|name| {
-        let message = "The file has no data for this resource; the present data was kept.";
-        about(wire::NoticeCode::ResourceNotInBackup, wire::notice::Severity::Info, name, message)
-    });
     wire::RestoreResult {
         backup: backup_name(&result.backup),
         snapshot_time: Some(timestamp(result.snapshot_time)),
         commit_time: Some(timestamp(result.commit_time)),
-        notices: skipped.chain(kept).collect(),
+        notices: result.notices.into_iter().map(notice).collect(),
         changes: result.changes.iter().map(change).collect(),
-        safety_backup: String::new(),
+        safety_backup: result.safety_backup.as_ref().map(backup_name).unwrap_or_default(),
     }
 }
 
-fn notice(code: wire::NoticeCode, message: String) -> wire::Notice {
-    wire::Notice { severity: wire::notice::Severity::Info.into(), code: code.into(), message, ..Default::default() }
+fn restore_preview(preview: RestorePreview) -> wire::RestorePreview {
+    wire::RestorePreview {
+        backup: backup_name(&preview.backup),
+        restorable: in_the_way(&preview.notices, &[]).is_empty(),
+        changes: preview.changes.iter().map(change).collect(),
+        warnings: preview.notices.into_iter().map(notice).collect(),
+        etag: preview.etag,
+        expire_time: Some(timestamp(preview.expire_time)),
+    }
+}
+
+pub fn notice(notice: Notice) -> wire::Notice {
+    let severity = match notice.severity {
+        Severity::Info => wire::notice::Severity::Info,
+        Severity::Warning => wire::notice::Severity::Warning,
+        Severity::Blocking => wire::notice::Severity::Blocking,
+        Severity::Refusal => wire::notice::Severity::Refusal,
+    };
+    wire::Notice {
+        severity: severity.into(),
+        code: notice_code(&notice.reason).into(),
+        resource: notice.resource.as_ref().map(resource_name).unwrap_or_default(),
+        subject: notice.subject,
+        message: notice.message,
+        instructions: notice.instructions,
+        metadata: notice.metadata.into_iter().collect(),
+        reason: notice.reason,
+    }
+}
+
+/// The code of a reason; `Other` for those that only the catalog knows.
+pub fn notice_code(reason: &str) -> wire::NoticeCode {
+    wire::NoticeCode::from_str_name(&format!("NOTICE_CODE_{reason}")).unwrap_or(wire::NoticeCode::Other)
 }
 
 fn change(change: &ResourceChange) -> wire::ResourceChange {
@@ -171,6 +191,9 @@ fn change(change: &ResourceChange) -> wire::ResourceChange {
         items_removed: int64(change.items_removed),
         items_added: int64(change.items_added),
         items_changed: int64(change.items_changed),
+        rows_removed: int64(change.rows_removed),
+        rows_added: int64(change.rows_added),
+        rows_changed: int64(change.rows_changed),
     }
 }
 

@@ -41,7 +41,8 @@ pub struct System {
     pub install_time: DateTime<Utc>,
 }
 
-const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "state", include_str!("../migrations/0001_state.sql"))];
+const MIGRATIONS: [(i64, &str, &str); 2] =
+    [(1, "state", include_str!("../migrations/0001_state.sql")), (2, "events", include_str!("../migrations/0002_events.sql"))];
 
 impl State {
     /// Connects, and brings the schema `holdfast` up to date.
@@ -83,7 +84,8 @@ impl State {
         let grants = format!(
             "GRANT USAGE ON SCHEMA holdfast TO {restore};
              GRANT EXECUTE ON FUNCTION holdfast.fence TO {restore};
-             GRANT SELECT, INSERT ON holdfast.restore_log TO {restore};"
+             GRANT SELECT, INSERT ON holdfast.restore_log TO {restore};
+             GRANT INSERT ON holdfast.event TO {restore};"
         );
         connection.execute(sqlx::raw_sql(AssertSqlSafe(grants))).await?;
         connection.close().await?;

@@ -113,12 +113,25 @@ fn a_restore_takes_the_passphrase_as_it_is_and_promises_nothing_it_does_not_keep
     let with = |passphrase: &str| restore_request(wire::RestoreRequest { passphrase: passphrase.into(), ..request.clone() });
     assert!(with("").unwrap().passphrase.is_none());
     assert_eq!(with(" blanks count ").unwrap().passphrase.unwrap().reveal(), " blanks count ");
-    let previewed = wire::RestoreRequest { preview_etag: "\"1\"".into(), ..request.clone() };
-    assert_eq!(refused(restore_request(previewed)).1, "preview_etag");
+    let previewed = wire::RestoreRequest { preview_etag: "1".into(), ..request.clone() };
+    assert_eq!(restore_request(previewed).unwrap().preview_etag.as_deref(), Some("1"));
     let long = wire::RestoreRequest { reason: "x".repeat(257), ..request.clone() };
     assert_eq!(refused(restore_request(long)).1, "reason");
-    let lenient = wire::RestoreRequest { skip_safety_backup: true, acknowledged_warnings: vec![1], ..request };
-    assert!(restore_request(lenient).is_ok());
+    let acknowledged_reasons = vec!["PRINTER_LOST".to_owned()];
+    let lenient = wire::RestoreRequest {
+        skip_safety_backup: true,
+        acknowledged_warnings: vec![4],
+        acknowledged_reasons,
+        ..request.clone()
+    };
+    let lenient = restore_request(lenient).unwrap();
+    assert_eq!(
+        (lenient.safety_backup, lenient.acknowledged),
+        (false, vec!["PRINTER_LOST".into(), "NO_ADMINISTRATOR_IN_BACKUP".into()])
+    );
+    assert!(restore_request(request.clone()).unwrap().safety_backup);
+    let unknown = wire::RestoreRequest { acknowledged_warnings: vec![9999], ..request };
+    assert_eq!(refused(restore_request(unknown)).1, "acknowledged_warnings");
     assert_eq!(refused(restore_request(wire::RestoreRequest::default())).1, "name");
 }
 
@@ -148,9 +161,12 @@ fn resources_come_in_pages_each_once() {
             tables: Vec::new(),
             sequences: Vec::new(),
             references: Vec::new(),
+            checks: Vec::new(),
+            watches: Vec::new(),
         },
         depends_on: Vec::new(),
         items: 0,
+        notices: Vec::new(),
     };
     for (count, size) in [(0, 2), (1, 2), (2, 2), (5, 2), (6, 3), (5, 200)] {
         let (mut names, mut page_token) = (Vec::new(), String::new());

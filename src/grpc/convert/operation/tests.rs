@@ -66,7 +66,12 @@ fn an_operation_that_ended_has_exactly_its_result() {
 #[test]
 fn a_backup_names_what_retention_did() {
     let id = sample(None).id;
-    let result = BackupResult { backup: sample(None), expired: vec![id.clone(), id.clone()], not_expired: vec![id.clone()] };
+    let result = BackupResult {
+        backup: sample(None),
+        expired: vec![id.clone(), id.clone()],
+        not_expired: vec![id.clone()],
+        notices: Vec::new(),
+    };
     let message = ended(Outcome::Backup(Box::new(result)));
     let Some(wire::operation::Result::Backup(result)) = message.result else { panic!("not a backup") };
     assert_eq!(result.expired_backups, [backup_name(&id), backup_name(&id)]);
@@ -85,22 +90,29 @@ fn a_restore_names_what_it_changed_and_what_it_did_not() {
         items_removed: 2,
         items_added: 1,
         items_changed: 3,
+        rows_removed: 4,
+        rows_added: 5,
+        rows_changed: 6,
     };
     let result = RestoreResult {
         backup: sample(None).id,
         snapshot_time: at(1),
         commit_time: at(2),
         changes: vec![change("adapters", 4), change("licenses", 0)],
-        skipped: vec!["old".parse().unwrap()],
-        kept: vec!["new".parse().unwrap()],
+        notices: vec![
+            Notice::new(Severity::Warning, "RESOURCE_NOT_SUPPORTED", "It is skipped.").of(&"old".parse().unwrap()),
+            Notice::new(Severity::Info, "PRINTER_LOST", "The printer is gone.").about("p1"),
+        ],
+        safety_backup: Some(sample(None).id),
     };
     let message = ended(Outcome::Restore(Box::new(result)));
     let Some(wire::operation::Result::Restore(result)) = message.result else { panic!("not a restore") };
     let actions: Vec<_> = result.changes.iter().map(wire::ResourceChange::action).collect();
     assert_eq!(actions, [wire::resource_change::Action::Replace, wire::resource_change::Action::Clear]);
     let notices: Vec<_> = result.notices.iter().map(|notice| (notice.code(), notice.resource.as_str())).collect();
-    use wire::NoticeCode::{ResourceNotInBackup, ResourceNotSupported};
-    assert_eq!(notices, [(ResourceNotSupported, "resources/old"), (ResourceNotInBackup, "resources/new")]);
+    assert_eq!(notices, [(wire::NoticeCode::ResourceNotSupported, "resources/old"), (wire::NoticeCode::Other, "")]);
+    assert_eq!(result.notices[1].reason, "PRINTER_LOST");
+    assert_eq!(result.safety_backup, backup_name(&sample(None).id));
 }
 
 #[test]
