@@ -66,8 +66,10 @@ impl BackupService for Service {
     }
 
     async fn preview_restore(&self, request: Request<wire::PreviewRestoreRequest>) -> Answer<wire::Operation> {
-        convert::preview_request(request.into_inner())?;
-        Err(status::not_served("PreviewRestore"))
+        self.check_secret(&request, !request.get_ref().passphrase.is_empty())?;
+        let (caller, request) = accept(request)?;
+        let started = self.holdfast.preview_restore(&caller.subject, convert::preview_request(request)?).await?;
+        Ok(Response::new(operation::operation(started)))
     }
 
     async fn update_backup(&self, _: Request<wire::UpdateBackupRequest>) -> Answer<wire::Backup> {

@@ -88,7 +88,10 @@ impl From<Failure> for Status {
             details.set_retry_info(Some(delay));
         }
         let subject = failure.subject.unwrap_or_default();
-        if code == Code::FailedPrecondition {
+        for (kind, message) in &failure.violations {
+            details.add_precondition_failure_violation(kind, &subject, message);
+        }
+        if code == Code::FailedPrecondition && failure.violations.is_empty() {
             details.add_precondition_failure_violation(name, &subject, &failure.message);
         }
         if code == Code::ResourceExhausted {
@@ -174,6 +177,7 @@ fn bounded(failure: Failure) -> Failure {
         subject: failure.subject.map(|subject| short(subject, MAX_TEXT / 4)),
         retry_after: failure.retry_after,
         instructions: short(failure.instructions, MAX_TEXT),
+        violations: failure.violations.into_iter().take(8).map(|(kind, text)| (kind, short(text, MAX_TEXT / 2))).collect(),
     }
 }
 

@@ -69,16 +69,35 @@ pub struct ResourceContent {
     pub bytes: u64,
 }
 
+/// Safety backups that are kept.
+pub const SAFETY_BACKUPS: usize = 3;
+
+impl Backup {
+    /// Whether retention counts it: usable, not pinned, and not one that only undoes a restore.
+    pub fn counts(&self) -> bool {
+        self.state == State::Ready && !self.pinned && self.trigger != Trigger::Safety
+    }
+}
+
+/// Which safety backups are superfluous, oldest first. They neither take the place of other backups nor give theirs up.
+pub fn expired_safety(newest_first: &[Backup]) -> Vec<BackupId> {
+    let safety = |backup: &&Backup| backup.state == State::Ready && !backup.pinned && backup.trigger == Trigger::Safety;
+    oldest_first(newest_first.iter().filter(safety).skip(SAFETY_BACKUPS))
+}
+
 /// Which backups the next successful one makes superfluous, oldest first.
 ///
 /// `newest_first` is the catalog in the order in which files entered it, the newest one being proven good. Pinned
 /// backups neither count nor go; the newest proven one always stays, and files that are damaged or missing do not take
 /// the place of good ones.
 pub fn expired(newest_first: &[Backup], keep: usize) -> Vec<BackupId> {
-    let counted = newest_first.iter().filter(|backup| backup.state == State::Ready && !backup.pinned);
-    let mut gone: Vec<BackupId> = counted.skip(keep.max(1)).map(|backup| backup.id.clone()).collect();
-    gone.reverse();
-    gone
+    oldest_first(newest_first.iter().filter(|backup| backup.counts()).skip(keep.max(1)))
+}
+
+fn oldest_first<'a>(newest_first: impl Iterator<Item = &'a Backup>) -> Vec<BackupId> {
+    let mut ids: Vec<BackupId> = newest_first.map(|backup| backup.id.clone()).collect();
+    ids.reverse();
+    ids
 }
 
 #[cfg(test)]
@@ -134,6 +153,18 @@ mod tests {
         let all = backups(&[State::Ready; 3]);
         assert_eq!(expired(&all, 0), expired(&all, 1));
         assert!(!expired(&all, 0).contains(&all[0].id));
+    }
+
+    #[test]
+    fn r11_safety_backups_are_apart_and_the_newest_three_stay() {
+        let mut all = backups(&[State::Ready; 7]);
+        all[0].trigger = Trigger::Safety;
+        for backup in &mut all[2..6] {
+            backup.trigger = Trigger::Safety;
+        }
+        assert_eq!(expired_safety(&all), [all[5].id.clone(), all[4].id.clone()]);
+        assert_eq!(expired(&all, 1), [all[6].id.clone()]);
+        assert!(expired(&all, 2).is_empty());
     }
 
     #[test]

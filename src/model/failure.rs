@@ -79,12 +79,23 @@ pub struct Failure {
     /// What a person can do.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub instructions: String,
+    /// What exactly is in the way, by the name of its kind, where there may be several.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub violations: BTreeMap<String, String>,
 }
 
 impl Failure {
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        let (metadata, instructions) = (BTreeMap::new(), String::new());
-        Self { reason, message: message.into(), metadata, field: None, subject: None, retry_after: None, instructions }
+        Self {
+            reason,
+            message: message.into(),
+            metadata: BTreeMap::new(),
+            field: None,
+            subject: None,
+            retry_after: None,
+            instructions: String::new(),
+            violations: BTreeMap::new(),
+        }
     }
 
     pub fn with(mut self, key: &str, value: impl ToString) -> Self {

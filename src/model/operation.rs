@@ -17,14 +17,21 @@ pub enum Kind {
     Preview,
 }
 
+impl Kind {
+    /// Whether it works under the maintenance lock.
+    pub fn exclusive(self) -> bool {
+        self != Self::Preview
+    }
+}
+
 /// Where an operation is; phases follow each other in this order and some are skipped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     WaitingForLock,
     Preparing,
-    SafetyBackup,
     Transferring,
+    SafetyBackup,
     Applying,
     Checking,
     Committing,

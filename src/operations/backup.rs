@@ -73,6 +73,26 @@ impl Holdfast {
 
     async fn run_backup(&self, work: &Arc<Work>, about: &Operation, request: BackupRequest) -> Result<Outcome> {
         work.phase(Phase::Preparing, "Locks the tables and takes the snapshot.");
+        let made = self.make(work, about, request.trigger, &request.description).await?;
+        work.commit("Publishes the file.")?;
+        let backup = self.publish(work, made).await?;
+
+        work.phase(Phase::Finishing, "Gives up what is too old.");
+        let (expired, not_expired) = self.expire().await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "backups beyond the limit could not be deleted yet");
+            Default::default()
+        });
+        Ok(Outcome::Backup(Box::new(BackupResult { backup, expired, not_expired, notices: Vec::new() })))
+    }
+
+    /// Makes a file of the present data and proves it from the disk. It does not have its name yet.
+    pub(super) async fn make(
+        &self,
+        work: &Arc<Work>,
+        about: &Operation,
+        trigger: Trigger,
+        description: &str,
+    ) -> Result<(Backup, Draft)> {
         self.check_volume().await?;
         let (encryption, passphrase) = self.passphrase().await?;
         let mut attempt = 1;
@@ -83,8 +103,8 @@ impl Holdfast {
                     format_version: FormatVersion::PRESENT,
                     backup: BackupId::new(about.create_time, Uuid::new_v4()),
                     uid: Uuid::new_v4(),
-                    trigger: request.trigger,
-                    description: request.description.clone(),
+                    trigger,
+                    description: description.to_owned(),
                     create_time: about.create_time,
                     snapshot_time: snapshot.time(),
                     system_id: self.0.system.id,
@@ -105,21 +125,12 @@ impl Holdfast {
             }
         };
 
-        work.phase(Phase::Checking, "Reads the file back from the disk.");
+        if trigger != Trigger::Safety {
+            work.phase(Phase::Checking, "Reads the file back from the disk.");
+        }
         let (proven, stopped) = (manifest.clone(), work.stopped());
         let written = work.blocking(move || prove(written, &proven, passphrase.as_ref(), &stopped)).await??;
-
-        work.commit("Publishes the file.")?;
-        let backup = describe(about, &request, manifest, &written);
-        self.publish(work, &backup, written.draft).await?;
-
-        work.phase(Phase::Finishing, "Gives up what is too old.");
-        let (expired, not_expired) = self.expire().await.unwrap_or_else(|error| {
-            tracing::warn!(%error, "backups beyond the limit could not be deleted yet");
-            Default::default()
-        });
-        let backup = Backup { state: State::Ready, ..backup };
-        Ok(Outcome::Backup(Box::new(BackupResult { backup, expired, not_expired, notices: Vec::new() })))
+        Ok((describe(about, manifest, &written), written.draft))
     }
 
     /// Reads the database and writes the file, both at once, joined by a short channel. Each end takes a transfer that
@@ -133,12 +144,16 @@ impl Holdfast {
         let parts = &self.0.parts;
         let snapshot = Snapshot::begin(&parts.database, &parts.catalog).await?;
         let manifest = manifest(&snapshot);
-        work.target(&manifest.backup);
-        work.phase(Phase::Transferring, "Reads the database and writes the file.");
-        let total = u32::try_from(manifest.resources.len()).unwrap_or(u32::MAX);
-        work.progress(|progress| {
-            *progress = Progress { estimated_bytes: snapshot.size(), total_resources: total, ..Progress::default() };
-        });
+        // The progress of a restore is not that of its safety backup.
+        let main = manifest.trigger != Trigger::Safety;
+        if main {
+            work.target(&manifest.backup);
+            work.phase(Phase::Transferring, "Reads the database and writes the file.");
+            let total = u32::try_from(manifest.resources.len()).unwrap_or(u32::MAX);
+            work.progress(|progress| {
+                *progress = Progress { estimated_bytes: snapshot.size(), total_resources: total, ..Progress::default() };
+            });
+        }
 
         let (pieces, incoming) = mpsc::channel(PIECES_IN_FLIGHT);
         let (end, at_end) = oneshot::channel();
@@ -148,8 +163,12 @@ impl Holdfast {
             write_pieces(writer, incoming, at_end)
         });
         let reader = async {
-            let contents =
-                snapshot.copy(pieces, |table, bytes| work.progress(|progress| advance(progress, &table.resource, bytes))).await?;
+            let copied = |table: &postgres::Table, bytes| {
+                if main {
+                    work.progress(|progress| advance(progress, &table.resource, bytes));
+                }
+            };
+            let contents = snapshot.copy(pieces, copied).await?;
             // A writer that is gone has its own error to tell.
             let _ = end.send(contents.sequences);
             Ok::<_, postgres::Error>(contents.rows)
@@ -167,9 +186,9 @@ impl Holdfast {
 
     /// Catalog first, under the fence; then the name; then READY. A crash in between is finished or undone at the next
     /// start, whichever the file says.
-    async fn publish(&self, work: &Work, backup: &Backup, draft: Draft) -> Result<()> {
+    pub(super) async fn publish(&self, work: &Work, (backup, draft): (Backup, Draft)) -> Result<Backup> {
         let parts = &self.0.parts;
-        parts.state.register(backup, work.fencing_token()).await?;
+        parts.state.register(&backup, work.fencing_token()).await?;
         let (folder, name) = (parts.folder.clone(), backup.file_name.clone());
         if let Err(error) = work.blocking(move || folder.keep(draft, &name)).await? {
             if let Err(error) = parts.state.forget_backup(&backup.id).await {
@@ -182,7 +201,7 @@ impl Holdfast {
             tracing::warn!(%error, backup = %backup.id, "a new backup could not be entered yet");
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
-        Ok(())
+        Ok(Backup { state: State::Ready, ..backup })
     }
 
     pub(super) async fn check_volume(&self) -> Result<()> {
@@ -229,7 +248,7 @@ fn prove(
     }
 }
 
-fn describe(about: &Operation, request: &BackupRequest, manifest: Manifest, written: &Written) -> Backup {
+fn describe(about: &Operation, manifest: Manifest, written: &Written) -> Backup {
     let content = |resource: &crate::model::manifest::ResourceEntry| {
         let of_table = |name: &TableName| {
             written.end.tables.iter().find(|table| table.name == *name).map(|table| table.tally).unwrap_or_default()
@@ -247,8 +266,8 @@ fn describe(about: &Operation, request: &BackupRequest, manifest: Manifest, writ
         id: manifest.backup,
         uid: manifest.uid,
         state: State::Creating,
-        trigger: request.trigger,
-        description: request.description.clone(),
+        trigger: manifest.trigger,
+        description: manifest.description,
         creator: about.caller.clone(),
         operation: about.id,
         create_time: about.create_time,

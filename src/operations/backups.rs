@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::call::{Listed, Page};
 use super::{Error, Holdfast, Result};
 use crate::model::BackupId;
-use crate::model::backup::{Backup, State};
+use crate::model::backup::Backup;
 use crate::model::settings::{Encryption, Retention};
 use crate::postgres::state::Stored;
 
@@ -33,7 +33,7 @@ impl Holdfast {
         let stored = state.backups().await?;
         let max_count = retention.value.max_count;
         let backups: Vec<Backup> = stored.iter().map(|stored| stored.backup.clone()).collect();
-        let counted = backups.iter().filter(|backup| backup.state == State::Ready && !backup.pinned);
+        let counted = backups.iter().filter(|backup| backup.counts());
         let places: HashMap<&BackupId, u32> = counted.map(|backup| &backup.id).zip(1..).collect();
         let listed = |stored: Stored| Listed {
             position: places.get(&stored.backup.id).copied(),

@@ -1,10 +1,12 @@
 //! Why a call is refused or an operation failed, and what callers learn of it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
 use crate::model::manifest::PassphraseNote;
+use crate::model::notice::{Notice, Severity};
 use crate::model::{BackupId, Failure, OperationId, Reason, ResourceName, schedule, secret};
 use crate::postgres::state::Taken;
 use crate::{archive, folder, lock, postgres};
@@ -44,6 +46,12 @@ pub enum Error {
     OffsetOutOfRange { offset: u64, size: u64 },
     #[error("{} changed since it was read", .0)]
     EtagMismatch(&'static str),
+    #[error("something changed since the preview")]
+    PreviewStale,
+    #[error("{}", .0.iter().map(|notice| notice.message.as_str()).next().unwrap_or_default())]
+    NotAcknowledged(Vec<Notice>),
+    #[error("the safety backup could not be made: {0}")]
+    NoSafetyBackup(Box<Error>),
     #[error("the schedule is disabled")]
     ScheduleDisabled,
     #[error("{} holds the maintenance lock: {}", .0.holder_id, .0.reason)]
@@ -119,6 +127,17 @@ impl Error {
             Self::EtagMismatch(_) => {
                 failure(Reason::EtagMismatch).instructions("Read it again and repeat the change on what you then see.")
             }
+            Self::PreviewStale => failure(Reason::PreviewStale).instructions("Preview again, and restore what you then see."),
+            Self::NotAcknowledged(notices) => not_acknowledged(notices),
+            Self::NoSafetyBackup(cause) => {
+                let mut failure = cause.failure();
+                failure.message = format!("The safety backup could not be made, and nothing was restored. {}", failure.message);
+                failure
+                    .instructions
+                    .push_str(" Or restore without a safety backup (skip_safety_backup): it cannot be undone then.");
+                failure.instructions = failure.instructions.trim_start().to_owned();
+                failure
+            }
             Self::ScheduleDisabled => failure(Reason::ScheduleDisabled).subject("settings/schedule"),
             Self::LockTaken(taken) => lock_taken(taken),
             Self::LeaseLost(_) => failure(Reason::LeaseLost).instructions("Everything was rolled back. Start it again."),
@@ -145,6 +164,25 @@ impl Error {
             }
         }
     }
+}
+
+/// Refusals first: nobody can accept them.
+fn not_acknowledged(notices: &[Notice]) -> Failure {
+    let refusal = notices.iter().find(|notice| notice.severity == Severity::Refusal);
+    if let Some(notice) = refusal {
+        let mut failure = Failure::new(Reason::RestoreConstraintViolation, &notice.message).instructions(&notice.instructions);
+        failure.metadata.clone_from(&notice.metadata);
+        return failure;
+    }
+    let reasons: BTreeSet<&str> = notices.iter().map(|notice| notice.reason.as_str()).collect();
+    let reasons = reasons.into_iter().collect::<Vec<_>>().join(", ");
+    let message = format!("The restore needs to be told that this is accepted: {reasons}.");
+    let mut failure = Failure::new(Reason::WarningsNotAcknowledged, message).with("warnings", reasons);
+    for notice in notices {
+        let text = [notice.message.as_str(), &notice.instructions].join(" ");
+        failure.violations.entry(notice.reason.clone()).or_insert_with(|| text.trim_end().to_owned());
+    }
+    failure.instructions("Look at a preview of the restore; then name these in acknowledged_warnings, if that is what you want.")
 }
 
 fn folder(error: &folder::Error, failure: impl Fn(Reason) -> Failure) -> Failure {
@@ -177,14 +215,10 @@ fn database(error: &postgres::Error, failure: impl Fn(Reason) -> Failure) -> Fai
         Database::Locked(_) => {
             failure(Reason::TablesLocked).retry_after(LATER).instructions("Try again when the other session has ended.")
         }
-        Database::Constraint { table, constraint } => {
-            failure(Reason::RestoreConstraintViolation).with("table", table).with("constraint", constraint)
-        }
-        Database::Referenced { from, constraint, .. } => failure(Reason::RestoreConstraintViolation)
-            .with("table", from)
-            .with("constraint", constraint)
+        Database::Constraint { .. } => Failure { metadata: error.names(), ..failure(Reason::RestoreConstraintViolation) },
+        Database::Referenced { .. } => Failure { metadata: error.names(), ..failure(Reason::RestoreConstraintViolation) }
             .instructions("Remove those rows, or say in the catalog that this reference is to be followed."),
-        Database::NotExact { table } => failure(Reason::RestoreNotExact).with("table", table),
+        Database::NotExact { .. } => Failure { metadata: error.names(), ..failure(Reason::RestoreNotExact) },
         Database::Incompatible(_) => failure(Reason::BackupIncompatible),
         Database::FenceLost => failure(Reason::LeaseLost).instructions("Everything was rolled back. Start it again."),
         Database::TimedOut(_) => failure(Reason::OperationTimedOut),

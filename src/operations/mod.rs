@@ -9,14 +9,17 @@ pub mod call;
 mod download;
 mod error;
 mod in_use;
+mod preview;
 mod proof;
 mod recovery;
 mod resources;
 mod restore;
 mod retention;
+mod safety;
 mod schedule;
 mod seal;
 mod settings;
+mod source;
 mod work;
 
 use std::sync::Arc;
@@ -78,6 +81,7 @@ impl Holdfast {
     /// `Error::Database` when the catalog does not fit, `Error::Folder` when the folder is not the volume: nothing was changed.
     pub async fn start(parts: Parts) -> Result<Self> {
         parts.state.inspect(&parts.catalog).await?;
+        parts.state.check_rules(&parts.catalog).await?;
         let system = parts.state.system().await?;
         let volume = Self::volume(&parts, system).await?;
         let running = Running {

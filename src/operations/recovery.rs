@@ -64,9 +64,18 @@ impl Holdfast {
         state.end_lease_of(operation.id).await?;
         let outcome = match (operation.kind, transaction) {
             (Kind::Backup, _) => self.outcome_of_backup(&operation).await?,
-            (Kind::Restore, None) | (Kind::Preview, _) => None,
-            (Kind::Restore, Some(transaction)) => {
-                self.outcome_of(operation.id, &transaction).await.map(|result| Outcome::Restore(Box::new(result)))
+            (Kind::Preview, _) => None,
+            (Kind::Restore, transaction) => {
+                let result = match transaction {
+                    Some(transaction) => self.outcome_of(operation.id, &transaction).await,
+                    None => None,
+                };
+                if result.is_none() {
+                    let (folder, id) = (self.0.parts.folder.clone(), operation.id);
+                    super::blocking(move || folder.discard(id)).await??;
+                    self.discard_safety_backup(id).await?;
+                }
+                result.map(|result| Outcome::Restore(Box::new(result)))
             }
         };
         let outcome = outcome.unwrap_or_else(|| Outcome::Failed(Box::new(Error::Interrupted.failure())));

@@ -2,7 +2,9 @@
 
 use super::call::{ResourceState, SystemStatus};
 use super::{Error, Holdfast, Result, blocking};
+use crate::model::Notice;
 use crate::model::backup::State;
+use crate::model::catalog::Resource;
 
 impl Holdfast {
     /// The resources of the catalog as they are now.
@@ -10,13 +12,14 @@ impl Holdfast {
         let parts = &self.0.parts;
         let schema = parts.state.inspect(&parts.catalog).await?;
         let items = parts.state.count_items(&parts.catalog).await?;
-        let state = |(resource, items): (&crate::model::catalog::Resource, u64)| ResourceState {
+        let notices = parts.state.live_notices(&parts.catalog).await?;
+        let state = |((resource, items), notices): ((&Resource, u64), Vec<Notice>)| ResourceState {
             resource: resource.clone(),
             depends_on: schema.depends_on(&resource.name).into_iter().collect(),
             items,
-            notices: Vec::new(),
+            notices,
         };
-        Ok(parts.catalog.resources().iter().zip(items).map(state).collect())
+        Ok(parts.catalog.resources().iter().zip(items).zip(notices).map(state).collect())
     }
 
     /// Whether a backup or a restore would be accepted now, and if not, why. Answers with what it knows even when the

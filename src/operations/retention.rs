@@ -4,7 +4,7 @@
 
 use super::{Error, Holdfast, Result};
 use crate::model::BackupId;
-use crate::model::backup::{Backup, State, expired};
+use crate::model::backup::{Backup, State, expired, expired_safety};
 use crate::model::settings::Retention;
 
 impl Holdfast {
@@ -13,8 +13,20 @@ impl Holdfast {
     pub(super) async fn expire(&self) -> Result<(Vec<BackupId>, Vec<BackupId>)> {
         let (retention, _) = self.0.parts.state.setting::<Retention>("retention").await?;
         let backups: Vec<Backup> = self.0.parts.state.backups().await?.into_iter().map(|stored| stored.backup).collect();
+        Ok(self.remove_all(expired(&backups, retention.value.max_count as usize)).await)
+    }
+
+    /// Deletes safety backups but the newest ones, after a restore that made one.
+    pub(super) async fn expire_safety(&self) -> Result<()> {
+        let backups: Vec<Backup> = self.0.parts.state.backups().await?.into_iter().map(|stored| stored.backup).collect();
+        self.remove_all(expired_safety(&backups)).await;
+        Ok(())
+    }
+
+    /// Deletes what it can; the second answer is what it could not.
+    async fn remove_all(&self, superfluous: Vec<BackupId>) -> (Vec<BackupId>, Vec<BackupId>) {
         let (mut gone, mut left) = (Vec::new(), Vec::new());
-        for id in expired(&backups, retention.value.max_count as usize) {
+        for id in superfluous {
             match self.remove(&id, State::Ready).await {
                 Ok(()) => gone.push(id),
                 Err(error) => {
@@ -23,7 +35,7 @@ impl Holdfast {
                 }
             }
         }
-        Ok((gone, left))
+        (gone, left)
     }
 
     /// Deletes a backup and its file, for good. `revision`: refused when it is another one now.

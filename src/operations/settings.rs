@@ -3,7 +3,7 @@
 use super::call::{RetentionState, Run, ScheduleChange, ScheduleState};
 use super::{Error, Holdfast, Result, blocking, now};
 use crate::archive::{self, Writer};
-use crate::model::backup::{State, Trigger};
+use crate::model::backup::Trigger;
 use crate::model::manifest::{FormatVersion, PassphraseNote};
 use crate::model::settings::{Encryption, Retention, Setting};
 use crate::model::{BackupId, Manifest, Passphrase, Schedule};
@@ -61,7 +61,7 @@ impl Holdfast {
     pub async fn retention(&self) -> Result<RetentionState> {
         let (setting, _): (Setting<Retention>, _) = self.0.parts.state.setting(RETENTION).await?;
         let backups = self.0.parts.state.backups().await?;
-        let counts = |stored: &&crate::postgres::state::Stored| stored.backup.state == State::Ready && !stored.backup.pinned;
+        let counts = |stored: &&crate::postgres::state::Stored| stored.backup.counts();
         let current = u32::try_from(backups.iter().filter(counts).count()).unwrap_or(u32::MAX);
         // The next backup takes one place.
         let excess = current.saturating_add(1).saturating_sub(setting.value.max_count).min(current);

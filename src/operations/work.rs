@@ -74,6 +74,10 @@ impl Work {
         self.state().operation.id
     }
 
+    fn kind(&self) -> Kind {
+        self.state().operation.kind
+    }
+
     pub fn fencing_token(&self) -> i64 {
         self.state().operation.fencing_token
     }
@@ -164,7 +168,7 @@ impl Holdfast {
         F: Future<Output = Result<Outcome>> + Send + 'static,
     {
         self.accepting()?;
-        let lease = if lock_wait.is_zero() {
+        let lease = if lock_wait.is_zero() && operation.kind.exclusive() {
             match self.acquire(&operation).await {
                 Ok(lease) => Some(lease),
                 Err(Error::LockTaken(taken)) => return self.earlier(&operation.caller, &request, taken).await,
@@ -237,6 +241,11 @@ impl Holdfast {
             Err(error) => {
                 let failure = error.failure();
                 tracing::warn!(operation_id = %id, reason = ?failure.reason, message = failure.message, "operation failed");
+                if work.kind() == Kind::Restore
+                    && let Err(error) = self.discard_safety_backup(id).await
+                {
+                    tracing::warn!(%error, operation_id = %id, "the safety backup of a restore that failed stays");
+                }
                 Outcome::Failed(Box::new(failure))
             }
         };
@@ -256,19 +265,25 @@ impl Holdfast {
         F: Future<Output = Result<Outcome>> + Send + 'static,
     {
         let held = match lease {
-            Some(lease) => lease,
-            None => self.wait_for_lock(work, wait).await?,
+            None if work.kind().exclusive() => Some(self.wait_for_lock(work, wait).await?),
+            lease => lease,
         };
         {
             let operation = &mut work.state().operation;
-            operation.fencing_token = held.grant.fencing_token;
+            operation.fencing_token = held.map_or(0, |held| held.grant.fencing_token);
             operation.start_time = Some(now());
             operation.phase = Phase::Preparing;
         }
-        let (state, grant) = (&self.0.parts.state, held.grant);
+        let state = &self.0.parts.state;
+        let keep = async {
+            match held {
+                Some(Lease { grant, asked }) => lock::keep(lock::TTL, asked, || state.renew_lease(grant, lock::TTL)).await,
+                None => std::future::pending().await,
+            }
+        };
         let run = AssertUnwindSafe(run(work.clone())).catch_unwind();
         tokio::pin!(run);
-        let mut keep = std::pin::pin!(lock::keep(lock::TTL, held.asked, || state.renew_lease(grant, lock::TTL)));
+        let mut keep = std::pin::pin!(keep);
         let mut limit = std::pin::pin!(sleep(self.0.parts.operation_timeout));
         let (mut kept, mut in_time) = (true, true);
         loop {

@@ -7,12 +7,14 @@
 //! referring rows are gone or changed afterwards, and a second round brings them back.) Within a table rows are deleted,
 //! then updated, then inserted, so that unique values are free before they are taken. Rows that are equal are not written.
 
+use std::collections::BTreeSet;
+
 use sqlx::{AssertSqlSafe, Executor, PgConnection, Row};
 
+use super::Error;
 use super::park::park_unique_values;
 use super::schema::{ForeignKey, Schema, Table, UniqueIndex};
 use super::snapshot::{self, Rows};
-use super::{Database, Error, Role, session};
 use crate::model::catalog::OnRemoval;
 use crate::model::copy::Tally;
 use crate::model::manifest::TableEntry;
@@ -69,6 +71,37 @@ impl Staged {
         equal.chain(fixed).collect::<Vec<_>>().join(" AND ")
     }
 
+    /// SQL that counts the rows which `change` would remove, change and add.
+    fn count_differences(&self, replace: bool) -> String {
+        let (target, stage) = (self.table.name.sql(), self.stage());
+        let count = |rows: String| format!("(SELECT pg_catalog.count(*) FROM {rows})");
+        match &self.table.key {
+            Some(key) => {
+                let (same, differs) = (self.same_row(key), self.differs());
+                list(
+                    [
+                        format!("{target} t WHERE NOT EXISTS (SELECT FROM {stage} s WHERE {same})"),
+                        format!("{target} t JOIN {stage} s ON {same} WHERE {differs}"),
+                        format!("{stage} s WHERE NOT EXISTS (SELECT FROM {target} t WHERE {same})"),
+                    ]
+                    .into_iter()
+                    .map(count),
+                )
+            }
+            None => list(
+                [format!("{target} WHERE {replace}"), "(SELECT) AS none WHERE false".into(), format!("{stage} WHERE {replace}")]
+                    .into_iter()
+                    .map(count),
+            ),
+        }
+    }
+
+    /// SQL that is true when row `s` of the stage and row `t` of the target are not the same. Compares the bytes of
+    /// values: 1.0 and 1.00, or 'a' and 'A' in citext, are equal but not the same.
+    fn differs(&self) -> String {
+        format!("pg_catalog.record_image_ne(ROW({}), ROW({}))", self.columns("t."), self.columns("s."))
+    }
+
     /// The three parts of the statement that bring one table to the state of the file.
     fn change(&self, replace: bool) -> String {
         let (n, target, stage) = (self.place, self.table.name.sql(), self.stage());
@@ -82,8 +115,7 @@ impl Staged {
                 let same = self.same_row(key);
                 let settable = self.table.columns.iter().filter(|column| !column.identity_always);
                 let set = list(settable.map(|column| format!("{0} = s.{0}", quoted(&column.name))));
-                // Compares the bytes of values: 1.0 and 1.00, or 'a' and 'A' in citext, are equal but not the same.
-                let differs = format!("pg_catalog.record_image_ne(ROW({}), ROW({}))", self.columns("t."), self.columns("s."));
+                let differs = self.differs();
                 let update = match set.is_empty() {
                     true => format!("SELECT 1 WHERE (SELECT pg_catalog.count(*) FROM d{n}) < 0"),
                     false => format!(
@@ -109,26 +141,14 @@ impl Staged {
 }
 
 /// Locks the targets against writers; readers go on.
-///
-/// # Errors
-/// `Error::Locked` with the sessions in the way, after the lock timeout.
-pub async fn lock(
-    connection: &mut PgConnection,
-    database: &Database,
-    catalog: &Catalog,
-    staged: &[&Staged],
-) -> Result<(), Error> {
+pub async fn lock(connection: &mut PgConnection, staged: &[&Staged]) -> Result<(), Error> {
     let mut targets: Vec<&Table> = staged.iter().map(|staged| &staged.table).collect();
     targets.sort_by_key(|table| table.oid.0);
     if targets.is_empty() {
         return Ok(());
     }
     let names = list(targets.iter().map(|table| table.name.sql()));
-    if let Err(error) = execute(connection, format!("LOCK TABLE {names} IN SHARE ROW EXCLUSIVE MODE")).await {
-        let mut watcher = session::connect(database, Role::Restore).await?;
-        return Err(snapshot::locked_by(error, &mut watcher, catalog).await);
-    }
-    Ok(())
+    execute(connection, format!("LOCK TABLE {names} IN SHARE ROW EXCLUSIVE MODE")).await
 }
 
 /// Brings the locked targets to the state of the stages and proves it.
@@ -139,11 +159,11 @@ pub async fn apply(
     staged: &[&Staged],
     end: &EndRecord,
 ) -> Result<Vec<ResourceChange>, Error> {
-    for staged in staged {
-        execute(connection, format!("ANALYZE {}", staged.stage())).await?;
-    }
     let replace = without_key_and_different(connection, staged, end).await?;
-    refuse_removals_that_others_refer_to(connection, catalog, schema, staged, &replace).await?;
+    hold_rows_that_go(connection, catalog, schema, staged).await?;
+    if let Some(referenced) = referenced(connection, catalog, schema, staged, &replace).await?.into_iter().next() {
+        return Err(referenced);
+    }
     // They would change what is written, or write elsewhere on behalf of it.
     switch_triggers(connection, staged, |trigger| format!("DISABLE TRIGGER {trigger}"), |_| true).await?;
     execute(connection, "CREATE TEMPORARY SEQUENCE park".into()).await?;
@@ -176,8 +196,34 @@ pub async fn apply(
     }
 }
 
+/// What `apply` would do, found out without doing it.
+pub async fn compare(
+    connection: &mut PgConnection,
+    catalog: &Catalog,
+    staged: &[&Staged],
+    end: &EndRecord,
+) -> Result<Vec<ResourceChange>, Error> {
+    let replace = without_key_and_different(connection, staged, end).await?;
+    let mut counts = Vec::with_capacity(staged.len());
+    for (staged, replace) in staged.iter().zip(replace) {
+        let row =
+            connection.fetch_one(sqlx::raw_sql(AssertSqlSafe(format!("SELECT {}", staged.count_differences(replace))))).await?;
+        counts.push([row.try_get(0)?, row.try_get(1)?, row.try_get(2)?]);
+    }
+    Ok(changes(catalog, staged, end, &counts))
+}
+
+/// What each target adds up to at present.
+pub async fn present(connection: &mut PgConnection, staged: &[&Staged]) -> Result<Vec<Tally>, Error> {
+    let mut tallies = Vec::with_capacity(staged.len());
+    for staged in staged {
+        tallies.push(tally(connection, staged).await?);
+    }
+    Ok(tallies)
+}
+
 /// For each stage: whether its target is to be replaced as a whole, because nothing tells its rows apart.
-async fn without_key_and_different(
+pub async fn without_key_and_different(
     connection: &mut PgConnection,
     staged: &[&Staged],
     end: &EndRecord,
@@ -216,22 +262,46 @@ async fn change(connection: &mut PgConnection, staged: &[&Staged], replace: &[bo
     Ok(counts.as_chunks().0.to_vec())
 }
 
-/// Foreign keys of tables that are not restored, into tables that are: unless the catalog says that they are to be
-/// followed, no row they refer to may go.
-async fn refuse_removals_that_others_refer_to(
+/// Foreign keys of tables that are not restored, into stages, with the stage's place: those that the catalog does not
+/// say are to be followed, so that no row they refer to may go.
+fn from_outside<'a>(
+    catalog: &'a Catalog,
+    schema: &'a Schema,
+    staged: &'a [&'a Staged],
+) -> impl Iterator<Item = (&'a ForeignKey, usize)> {
+    let outside = schema.foreign_keys.iter().filter(|key| staged.iter().all(|staged| staged.table.name != key.from));
+    let refused = outside.filter(|key| catalog.on_removal(&key.from, &key.name) == OnRemoval::Refuse);
+    refused.filter_map(|key| Some((key, staged.iter().position(|staged| staged.table.name == key.to)?)))
+}
+
+/// Locks the rows that go and that others must not refer to: nobody can begin to refer to them any more.
+async fn hold_rows_that_go(
+    connection: &mut PgConnection,
+    catalog: &Catalog,
+    schema: &Schema,
+    staged: &[&Staged],
+) -> Result<(), Error> {
+    let places: BTreeSet<usize> = from_outside(catalog, schema, staged).map(|(_, place)| place).collect();
+    for staged in places.into_iter().map(|place| staged[place]) {
+        let Some(key) = &staged.table.key else { continue };
+        let (target, stage, same) = (staged.table.name.sql(), staged.stage(), staged.same_row(key));
+        let go = format!("SELECT 1 FROM {target} t WHERE NOT EXISTS (SELECT FROM {stage} s WHERE {same}) FOR UPDATE");
+        execute(connection, format!("SELECT pg_catalog.count(*) FROM ({go}) AS held")).await?;
+    }
+    Ok(())
+}
+
+/// Rows outside that would lose what they refer to, one `Error::Referenced` for each foreign key.
+pub async fn referenced(
     connection: &mut PgConnection,
     catalog: &Catalog,
     schema: &Schema,
     staged: &[&Staged],
     replace: &[bool],
-) -> Result<(), Error> {
-    for key in schema.foreign_keys.iter().filter(|key| staged.iter().all(|staged| staged.table.name != key.from)) {
-        let Some((target, &replace)) = staged.iter().zip(replace).find(|(staged, _)| staged.table.name == key.to) else {
-            continue;
-        };
-        if catalog.on_removal(&key.from, &key.name) == OnRemoval::Follow {
-            continue;
-        }
+) -> Result<Vec<Error>, Error> {
+    let mut found = Vec::new();
+    for (key, place) in from_outside(catalog, schema, staged) {
+        let (target, replace) = (staged[place], replace[place]);
         let equal = |row: &str| {
             and(key.columns.iter().map(|(from, to, operator)| format!("{row}.{} {operator} f.{}", quoted(to), quoted(from))))
         };
@@ -253,10 +323,10 @@ async fn refuse_removals_that_others_refer_to(
         let rows: i64 = connection.fetch_one(sqlx::raw_sql(AssertSqlSafe(query))).await?.try_get(0)?;
         if rows > 0 {
             let (from, to, constraint) = (key.from.to_string(), key.to.to_string(), key.name.clone());
-            return Err(Error::Referenced { from, constraint, to, rows });
+            found.push(Error::Referenced { from, constraint, to, rows });
         }
     }
-    Ok(())
+    Ok(found)
 }
 
 /// Every row of the referring side has the row that it refers to. Not taken from the constraint: `VALIDATE CONSTRAINT`

@@ -8,11 +8,13 @@ mod apply;
 mod park;
 mod queries;
 mod restore;
+mod rules;
 mod schema;
 mod session;
 mod snapshot;
 pub mod state;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
@@ -21,8 +23,8 @@ use zeroize::Zeroizing;
 
 use crate::model::TableName;
 
-pub use restore::{Committed, Restore, compatible};
-pub use schema::Schema;
+pub use restore::{Committed, Purpose, Restore, compatible};
+pub use schema::{Schema, Table};
 pub use snapshot::{Contents, Snapshot};
 pub use state::State;
 
@@ -102,6 +104,17 @@ impl From<sqlx::Error> for Error {
 }
 
 impl Error {
+    /// Table and constraint that it is about, for programs.
+    pub fn names(&self) -> BTreeMap<String, String> {
+        let names = match self {
+            Self::Constraint { table, constraint } => vec![("table", table), ("constraint", constraint)],
+            Self::Referenced { from, constraint, .. } => vec![("table", from), ("constraint", constraint)],
+            Self::NotExact { table } => vec![("table", table)],
+            _ => Vec::new(),
+        };
+        names.into_iter().map(|(name, value)| (name.to_owned(), value.clone())).collect()
+    }
+
     /// The same, when it came while rows of the file were read into the columns of `table`.
     fn while_loading(self, table: &TableName) -> Self {
         let code =

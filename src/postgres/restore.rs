@@ -8,22 +8,38 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::apply::{self, Staged};
+use super::rules::{self, Tables};
 use super::schema::Schema;
 use super::snapshot::locked_by;
 use super::{Database, Error, Role, session};
 use crate::model::copy::{BINARY_HEADER, BINARY_TRAILER};
 use crate::model::manifest::{SequenceState, TableEntry};
 use crate::model::name::quoted;
+use crate::model::notice::Severity;
 use crate::model::operation::ResourceChange;
-use crate::model::{Catalog, CopyFormat, EndRecord, Manifest, OperationId, Piece, ResourceName};
+use crate::model::{Catalog, CopyFormat, EndRecord, Event, Manifest, Notice, OperationId, Piece, ResourceName};
 
 /// A third of the server's patience with a session that idles in a transaction (`session`).
 const AWAKE: std::time::Duration = std::time::Duration::from_secs(20);
+
+/// A transaction that finds a table or a row locked tries again so often.
+const ATTEMPTS: u32 = 3;
+
+/// What a file is loaded for.
+#[derive(Debug, Clone, Copy)]
+pub enum Purpose {
+    Restore {
+        fencing_token: i64,
+    },
+    /// Sees one moment of the database, and changes nothing.
+    Preview,
+}
 
 /// A restore under way. Dropped, it is rolled back.
 pub struct Restore {
     connection: PgConnection,
     database: Database,
+    catalog: Catalog,
     operation: OperationId,
     transaction: String,
     schema: Schema,
@@ -39,24 +55,35 @@ pub struct Committed {
 }
 
 impl Restore {
-    /// Begins the transaction: the fence first, then the staging tables for the chosen resources of the file.
+    /// Begins the transaction: the fence first, then the staging tables for the chosen resources of the file. `caller` is
+    /// told to the catalog's checks.
     ///
     /// # Errors
     /// `Error::FenceLost`; `Error::Incompatible` when the columns of a table are not those of the file.
     pub async fn begin(
         database: &Database,
         catalog: &Catalog,
-        fencing_token: i64,
+        purpose: Purpose,
         operation: OperationId,
+        caller: &str,
         manifest: &Manifest,
         chosen: &[ResourceName],
     ) -> Result<Self, Error> {
         let mut connection = session::connect(database, Role::Restore).await?;
-        connection.execute(sqlx::raw_sql("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")).await?;
-        let fence = sqlx::query_scalar("SELECT holdfast.fence('platform-maintenance', $1)").bind(fencing_token);
-        if !fence.fetch_one(&mut connection).await? {
-            return Err(Error::FenceLost);
+        match purpose {
+            Purpose::Restore { fencing_token } => {
+                connection.execute(sqlx::raw_sql("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")).await?;
+                let fence = sqlx::query_scalar("SELECT holdfast.fence('platform-maintenance', $1)").bind(fencing_token);
+                if !fence.fetch_one(&mut connection).await? {
+                    return Err(Error::FenceLost);
+                }
+            }
+            // Temporary tables are all that it writes.
+            Purpose::Preview => {
+                connection.execute(sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE")).await?;
+            }
         }
+        rules::name_caller(&mut connection, caller).await?;
         let transaction = sqlx::query_scalar("SELECT pg_catalog.pg_current_xact_id()::text").fetch_one(&mut connection).await?;
         let schema = match Schema::inspect(&mut connection, catalog).await {
             Ok(schema) => schema,
@@ -74,7 +101,8 @@ impl Restore {
                 None => None,
             });
         }
-        Ok(Self { connection, database: database.clone(), operation, transaction, schema, staged, chosen: chosen.to_vec() })
+        let (database, catalog, chosen) = (database.clone(), catalog.clone(), chosen.to_vec());
+        Ok(Self { connection, database, catalog, operation, transaction, schema, staged, chosen })
     }
 
     /// Id of the transaction, so that its outcome can be asked for if this process does not live to see it.
@@ -110,17 +138,99 @@ impl Restore {
         Ok(())
     }
 
-    /// Makes the tables those of the file, and proves it. Only for a file that proved whole.
+    /// What somebody must know beforehand: what the catalog's rules find in the stages, and what is in the way. Only for a
+    /// file that proved whole. Changes nothing.
+    pub async fn foresee(&mut self, end: &EndRecord) -> Result<Vec<Notice>, Error> {
+        let staged: Vec<&Staged> = self.staged.iter().flatten().collect();
+        for staged in &staged {
+            apply::execute(&mut self.connection, format!("ANALYZE {}", staged.stage())).await?;
+        }
+        let rules = rules::chosen(&self.catalog, &self.chosen);
+        rules::remember(&mut self.connection, &rules).await?;
+        let mut notices = rules::notices(&mut self.connection, &rules, Tables::Staged(&staged)).await?;
+        let replace = apply::without_key_and_different(&mut self.connection, &staged, end).await?;
+        let referenced = apply::referenced(&mut self.connection, &self.catalog, &self.schema, &staged, &replace).await?;
+        notices.extend(referenced.iter().map(|error| {
+            let notice = Notice::new(Severity::Refusal, "ROWS_REFERRED_TO", format!("{error}."));
+            let notice = Notice { metadata: error.names(), ..notice };
+            notice.instructions("Remove those rows, or say in the catalog that this reference is to be followed.")
+        }));
+        Ok(notices)
+    }
+
+    /// What a restore would do to the rows. Changes nothing.
+    pub async fn compare(&mut self, end: &EndRecord) -> Result<Vec<ResourceChange>, Error> {
+        let staged: Vec<&Staged> = self.staged.iter().flatten().collect();
+        apply::compare(&mut self.connection, &self.catalog, &staged, end).await
+    }
+
+    /// Everything in the database that a restore of this file depends on, as text to be digested.
+    pub async fn present(&mut self) -> Result<String, Error> {
+        let staged: Vec<&Staged> = self.staged.iter().flatten().collect();
+        let tallies = apply::present(&mut self.connection, &staged).await?;
+        Ok(format!("{tallies:?} {:?}", self.schema))
+    }
+
+    /// Locks the targets against writers; readers go on.
+    ///
+    /// # Errors
+    /// `Error::Locked` with the sessions in the way, after some attempts.
+    pub async fn lock(&mut self) -> Result<(), Error> {
+        let staged: Vec<&Staged> = self.staged.iter().flatten().collect();
+        let mut attempt = 1;
+        self.connection.execute(sqlx::raw_sql("SAVEPOINT unlocked")).await?;
+        while let Err(error) = apply::lock(&mut self.connection, &staged).await {
+            attempt = again(&mut self.connection, "unlocked", attempt, error, &self.database, &self.catalog).await?;
+        }
+        if Schema::inspect(&mut self.connection, &self.catalog).await? != self.schema {
+            return Err(Error::Incompatible("the tables were altered while the file was being read".into()));
+        }
+        Ok(())
+    }
+
+    /// Keeps the session from being ended as an idle one while `work` goes on elsewhere.
+    pub async fn awake_during<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Error> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return Ok(done),
+                () = tokio::time::sleep(AWAKE) => {
+                    self.connection.execute(sqlx::raw_sql("SELECT")).await?;
+                }
+            }
+        }
+    }
+
+    /// Makes the locked tables those of the file, and proves it. Tells what it did, and what somebody must know now.
     ///
     /// # Errors
     /// Any error leaves the transaction to be rolled back.
-    pub async fn apply(&mut self, catalog: &Catalog, end: &EndRecord) -> Result<Vec<ResourceChange>, Error> {
+    pub async fn apply(&mut self, end: &EndRecord) -> Result<(Vec<ResourceChange>, Vec<Notice>), Error> {
         let staged: Vec<&Staged> = self.staged.iter().flatten().collect();
-        apply::lock(&mut self.connection, &self.database, catalog, &staged).await?;
-        if Schema::inspect(&mut self.connection, catalog).await? != self.schema {
-            return Err(Error::Incompatible("the tables were altered while the file was being read".into()));
-        }
-        apply::apply(&mut self.connection, catalog, &self.schema, &staged, end).await
+        let rules = rules::chosen(&self.catalog, &self.chosen);
+        rules::remember(&mut self.connection, &rules).await?;
+        let mut attempt = 1;
+        self.connection.execute(sqlx::raw_sql("SAVEPOINT locked")).await?;
+        let changes = loop {
+            match apply::apply(&mut self.connection, &self.catalog, &self.schema, &staged, end).await {
+                Ok(changes) => break changes,
+                Err(error) => {
+                    attempt = again(&mut self.connection, "locked", attempt, error, &self.database, &self.catalog).await?;
+                }
+            }
+        };
+        let notices = rules::notices(&mut self.connection, &rules, Tables::Present).await?;
+        Ok((changes, notices))
+    }
+
+    /// Writes the events that the catalog's rules raise, like `base`, to be committed with the rest.
+    pub async fn record(&mut self, base: &Event) -> Result<(), Error> {
+        rules::record(&mut self.connection, &rules::chosen(&self.catalog, &self.chosen), base).await
+    }
+
+    /// Ends it without a trace.
+    pub async fn roll_back(self) {
+        session::close(self.connection).await;
     }
 
     /// Commits, together with the row that says so.
@@ -152,6 +262,33 @@ impl Restore {
         let names: Vec<_> = chosen.map(|sequence| &sequence.name).collect();
         end.sequences.iter().filter(|state| names.contains(&&state.name)).cloned().collect()
     }
+}
+
+/// Goes back to the savepoint after a lock that was not granted, and says which attempt comes next.
+///
+/// # Errors
+/// The error itself when it is another one, or the last; with the sessions in the way.
+async fn again(
+    connection: &mut PgConnection,
+    savepoint: &str,
+    attempt: u32,
+    error: Error,
+    database: &Database,
+    catalog: &Catalog,
+) -> Result<u32, Error> {
+    if !matches!(error, Error::Locked(_)) {
+        return Err(error);
+    }
+    let mut watcher = session::connect(database, Role::Restore).await?;
+    let error = locked_by(error, &mut watcher, catalog).await;
+    session::close(watcher).await;
+    if attempt >= ATTEMPTS {
+        return Err(error);
+    }
+    tracing::warn!(%error, attempt, "a restore tries again");
+    apply::execute(connection, format!("ROLLBACK TO SAVEPOINT {savepoint}")).await?;
+    tokio::time::sleep(std::time::Duration::from_millis(500) * attempt).await;
+    Ok(attempt + 1)
 }
 
 /// Copies a piece and those that follow it and belong to it. Returns the first that does not.

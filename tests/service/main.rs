@@ -11,15 +11,18 @@ mod zoo;
 
 mod backup;
 mod cli;
+mod consequences;
 mod damage;
 mod encryption;
 mod files;
 mod interop;
 mod load;
 mod operations;
+mod preview;
 mod restore;
 mod round_trip;
 mod schedule;
 mod secrets;
 mod start;
+mod undo;
 mod wire;

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use holdfast::grpc::proto::backup::operation::Result as Outcome;
 use holdfast::grpc::proto::backup::{
-    BackupRequest, GetSystemStatusRequest, ListOperationsRequest, OperationPhase, RestoreRequest, WaitOperationRequest,
-    WatchOperationRequest,
+    BackupRequest, GetSystemStatusRequest, ListOperationsRequest, OperationPhase, WaitOperationRequest, WatchOperationRequest,
 };
 use sqlx::Connection;
 use tonic::Code;
 
 use super::world::{PASSPHRASE, World, eventually, refused};
+use super::zoo::all_of;
 
 fn with_id(request_id: &str) -> BackupRequest {
     BackupRequest { request_id: request_id.into(), ..Default::default() }
@@ -46,7 +46,7 @@ async fn r26_a_second_operation_is_refused_or_waits_for_the_lock() {
     let backup = world.backup().await;
     let session = world.lock_table("row exclusive").await;
     let first = world.begin_restore(&backup, "").await;
-    let restore = RestoreRequest { name: backup.name.clone(), ..Default::default() };
+    let restore = all_of(&backup);
     let refusals = [
         world.backups().await.backup(BackupRequest::default()).await.unwrap_err(),
         world.backups().await.restore(restore).await.unwrap_err(),

@@ -718,7 +718,7 @@ async fn r16_a_table_that_another_session_holds_is_given_up_in_time_and_the_hold
     let began = Instant::now();
     let message = world.restore_fails(all_of(&backup), "TABLES_LOCKED").await;
     assert!(message.contains("zoo.item") && message.contains(&format!("session {pid} of platform")), "{message}");
-    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(40), "{:?}", began.elapsed());
     run(&mut other, &format!("prepare transaction '{}'", world.database)).await;
     let message = world.restore_fails(all_of(&backup), "TABLES_LOCKED").await;
     assert!(message.contains("a prepared transaction"), "{message}");

@@ -20,6 +20,8 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic_types::{ErrorDetail, StatusExt};
 
+use super::zoo::all_of;
+
 pub const TOKEN: &str = "a-token-for-tests-0123456789abcdef";
 pub const PASSPHRASE: &str = "correct horse battery staple";
 pub const BINARY: &str = env!("CARGO_BIN_EXE_holdfast");
@@ -366,7 +368,7 @@ impl World {
     }
 
     pub async fn begin_restore(&self, backup: &Backup, passphrase: &str) -> String {
-        let request = RestoreRequest { name: backup.name.clone(), passphrase: passphrase.to_owned(), ..Default::default() };
+        let request = RestoreRequest { passphrase: passphrase.to_owned(), ..all_of(backup) };
         self.backups().await.restore(request).await.unwrap().into_inner().name
     }
 
@@ -463,7 +465,7 @@ impl World {
 
     /// Restores all of a backup and waits for it. `Err` when the call is refused or the operation fails.
     pub async fn restore(&self, backup: &Backup, passphrase: &str) -> Result<RestoreResult, OperationError> {
-        let request = RestoreRequest { name: backup.name.clone(), passphrase: passphrase.to_owned(), ..Default::default() };
+        let request = RestoreRequest { passphrase: passphrase.to_owned(), ..all_of(backup) };
         self.try_restore(request).await
     }
 

@@ -120,7 +120,7 @@ impl World {
 }
 
 pub fn all_of(backup: &Backup) -> RestoreRequest {
-    RestoreRequest { name: backup.name.clone(), ..Default::default() }
+    RestoreRequest { name: backup.name.clone(), skip_safety_backup: true, ..Default::default() }
 }
 
 pub async fn run(connection: &mut PgConnection, statements: &str) {

@@ -14,11 +14,11 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgPool};
 use uuid::Uuid;
 
-use super::{Database, Error, Role, Schema, restore};
+use super::{Database, Error, Role, Schema, restore, rules};
 use crate::model::manifest::SequenceState;
 use crate::model::name::quoted;
 use crate::model::operation::RestoreResult;
-use crate::model::{Catalog, OperationId};
+use crate::model::{Catalog, Notice, OperationId};
 
 pub use backups::Stored;
 pub use leases::{Grant, Holder, Taken, Terms};
@@ -141,6 +141,25 @@ impl State {
         let counts: Vec<i64> = sqlx::Row::try_get(&connection.fetch_one(sqlx::raw_sql(AssertSqlSafe(query))).await?, 0)?;
         super::session::close(connection).await;
         Ok(counts.into_iter().map(i64::unsigned_abs).collect())
+    }
+
+    /// Whether the checks and watches of the catalog work.
+    ///
+    /// # Errors
+    /// `Error::Mismatch` with each that does not.
+    pub async fn check_rules(&self, catalog: &Catalog) -> Result<(), Error> {
+        let mut connection = super::session::connect(&self.database, Role::Restore).await?;
+        rules::check(&mut connection, catalog).await?;
+        super::session::close(connection).await;
+        Ok(())
+    }
+
+    /// What the live checks of each resource find, in the order of the catalog.
+    pub async fn live_notices(&self, catalog: &Catalog) -> Result<Vec<Vec<Notice>>, Error> {
+        let mut connection = super::session::connect(&self.database, Role::Restore).await?;
+        let notices = rules::live(&mut connection, catalog).await?;
+        super::session::close(connection).await;
+        Ok(notices)
     }
 
     /// What a restore did, when it was committed.

@@ -1,0 +1,188 @@
+//! The backup file that a restore or a preview reads: opened once and checked before anything else, then loaded into staging
+//! tables. The one open file serves every pass, so that nobody can put another in its place.
+
+use std::fs::File;
+use std::io::{Seek, SeekFrom};
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::backup::advance;
+use super::in_use::Guard;
+use super::proof::Hashing;
+use super::work::Work;
+use super::{Error, Holdfast, Result, blocking};
+use crate::archive::{self, Part};
+use crate::model::backup::{Backup, State};
+use crate::model::notice::Severity;
+use crate::model::operation::{Phase, Progress};
+use crate::model::{BackupId, EndRecord, Manifest, Notice, Passphrase, Piece, ResourceName};
+use crate::postgres::{self, Restore};
+
+/// Pieces on their way from the file to the database.
+const PIECES_IN_FLIGHT: usize = 2;
+
+/// A backup file that may be restored.
+pub struct Source {
+    file: File,
+    pub backup: Backup,
+    passphrase: Option<Passphrase>,
+    pub manifest: Manifest,
+    /// Resources to restore, in the order of the catalog.
+    pub chosen: Vec<ResourceName>,
+    /// What is known before anything is read.
+    pub notices: Vec<Notice>,
+    _in_use: Guard,
+}
+
+impl Holdfast {
+    /// Opens a backup for a restore of these resources (none: all in the file), and checks all that can be checked without
+    /// writing.
+    pub(super) async fn open(
+        &self,
+        id: &BackupId,
+        passphrase: Option<&Passphrase>,
+        resources: &[ResourceName],
+    ) -> Result<Source> {
+        let parts = &self.0.parts;
+        let in_use = self.0.in_use.read(id).ok_or_else(|| Error::BackupInUse(id.clone()))?;
+        let backup = self.ready_backup(id).await?;
+        let (folder, name, passphrase) = (parts.folder.clone(), backup.file_name.clone(), passphrase.cloned());
+        let (size, sha256, note) = (backup.size_bytes, backup.sha256, backup.passphrase);
+        let (file, manifest, passphrase) = blocking(move || {
+            let mut file = folder.read(&name)?;
+            // The digest first: it tells a damaged file from a wrong passphrase.
+            if Hashing::new(&mut file).finish().map_err(crate::folder::Error::from)? != (size, sha256) {
+                return Err(Error::Damaged("its SHA-256 is not that of its name".into()));
+            }
+            file.seek(SeekFrom::Start(0)).map_err(crate::folder::Error::from)?;
+            let manifest = archive::manifest(&file, passphrase.as_ref()).map_err(|error| match Error::from(error) {
+                Error::PassphraseRequired(_) => Error::PassphraseRequired(note),
+                Error::PassphraseIncorrect(_) => Error::PassphraseIncorrect(note),
+                error => error,
+            })?;
+            Ok((file, manifest, passphrase))
+        })
+        .await??;
+
+        let in_file = |name: &ResourceName| manifest.resources.iter().any(|resource| resource.name == *name);
+        let in_catalog = parts.catalog.resources().iter().map(|resource| &resource.name);
+        let (mut chosen, kept): (Vec<_>, Vec<_>) = in_catalog.cloned().partition(in_file);
+        if !resources.is_empty() {
+            for name in resources {
+                parts.catalog.resource(name).ok_or_else(|| Error::ResourceUnknown(name.clone()))?;
+                in_file(name).then_some(()).ok_or_else(|| Error::ResourceNotInBackup(name.clone()))?;
+            }
+            chosen.retain(|name| resources.contains(name));
+        }
+        let schema = parts.state.inspect(&parts.catalog).await?;
+        for name in &chosen {
+            if let Some(missing) = schema.depends_on(name).iter().find(|needed| !chosen.contains(needed) && in_file(needed)) {
+                let problem = format!("{name} refers to {missing}: restore resources/{missing} with it");
+                return Err(Error::InvalidField { field: "resources", problem });
+            }
+        }
+        postgres::compatible(&schema, &manifest, &chosen)?;
+        let notices = self.notices_about(&manifest, &kept);
+        Ok(Source { file, backup, passphrase, manifest, chosen, notices, _in_use: in_use })
+    }
+
+    fn notices_about(&self, manifest: &Manifest, kept: &[ResourceName]) -> Vec<Notice> {
+        let catalog = &self.0.parts.catalog;
+        let unknown = manifest.resources.iter().map(|resource| &resource.name).filter(|name| catalog.resource(name).is_none());
+        let skipped = unknown.map(|name| {
+            let message = "The file has data for a resource that this system does not know; it is skipped.";
+            Notice::new(Severity::Warning, "RESOURCE_NOT_SUPPORTED", message).of(name)
+        });
+        let kept = kept.iter().map(|name| {
+            let message = "The file has no data for this resource; the present data is kept.";
+            Notice::new(Severity::Info, "RESOURCE_NOT_IN_BACKUP", message).of(name)
+        });
+        let other = (manifest.system_id != self.0.system.id).then(|| {
+            let message = format!("The file was made on another system, {}.", manifest.system_id);
+            let notice = Notice::new(Severity::Blocking, "OTHER_SYSTEM", message);
+            notice
+                .instructions("Make sure that this is the file you mean: its accounts and secrets replace those of this system.")
+        });
+        let plain = manifest.passphrase.is_none();
+        let plain = plain.then(|| Notice::new(Severity::Info, "NOT_ENCRYPTED", "The file is not encrypted."));
+        other.into_iter().chain(skipped).chain(kept).chain(plain).collect()
+    }
+
+    pub(super) async fn ready_backup(&self, id: &BackupId) -> Result<Backup> {
+        let stored = self.0.parts.state.backup(id).await?.ok_or_else(|| Error::BackupNotFound(id.clone()))?;
+        match stored.backup.state {
+            State::Ready => Ok(stored.backup),
+            State::Missing => Err(crate::folder::Error::Missing.into()),
+            State::Creating => Err(Error::BackupNotReady(id.clone(), "it is being made".into())),
+            State::Deleting => Err(Error::BackupNotReady(id.clone(), "it is being deleted".into())),
+            State::Invalid => Err(Error::BackupNotReady(id.clone(), stored.backup.state_detail)),
+        }
+    }
+}
+
+impl Source {
+    /// Loads the file into the staging tables, and returns its end record when everything in it held.
+    pub async fn load(&self, work: &Arc<Work>, restore: &mut Restore) -> Result<EndRecord> {
+        let total = u32::try_from(self.chosen.len()).unwrap_or(u32::MAX);
+        let contents = self.backup.resources.iter().filter(|resource| self.chosen.contains(&resource.name));
+        let estimated_bytes = contents.map(|resource| resource.bytes).sum();
+        work.progress(|progress| *progress = Progress { estimated_bytes, total_resources: total, ..Progress::default() });
+        work.phase(Phase::Transferring, "Reads the file into staging tables.");
+        let resource_of = |entry: &crate::model::manifest::TableEntry| {
+            let owner = self.manifest.resources.iter().find(|resource| resource.tables.contains(&entry.name));
+            owner.map(|resource| &resource.name)
+        };
+        let (pieces, incoming) = mpsc::channel(PIECES_IN_FLIGHT);
+        let (backup, passphrase, expected) = (self.backup.clone(), self.passphrase.clone(), self.manifest.clone());
+        let file = self.file.try_clone().map_err(crate::folder::Error::from)?;
+        let reader = work.blocking(move || read_pieces(file, &backup, passphrase.as_ref(), &expected, pieces));
+        let loader = async {
+            // Gone when the loader is: a reader that waits for a place in the channel must learn of it.
+            let mut incoming = incoming;
+            let loaded = restore.load(&mut incoming, |entry, bytes| {
+                work.progress(|progress| {
+                    if let Some(resource) = resource_of(entry) {
+                        advance(progress, resource, bytes);
+                    }
+                });
+            });
+            let loaded = loaded.await;
+            // Rows that the database does not take may be those of a damaged file: only its end tells.
+            let refused = matches!(
+                loaded,
+                Err(postgres::Error::Query(_) | postgres::Error::Constraint { .. } | postgres::Error::Incompatible(_))
+            );
+            while refused && incoming.recv().await.is_some() {}
+            loaded
+        };
+        let (loaded, read) = tokio::join!(loader, reader);
+        match (loaded, read?) {
+            (Ok(()), Ok(end)) => Ok(end),
+            // The end that broke off tells nothing; the other one knows why.
+            (Err(error), Ok(_) | Err(Error::Database(postgres::Error::BrokenOff))) => Err(error.into()),
+            (_, Err(error)) => Err(error),
+        }
+    }
+}
+
+/// Sends the pieces of a file, and returns its end record only when everything in it held and it is still the file that
+/// was checked.
+fn read_pieces(
+    mut file: File,
+    backup: &Backup,
+    passphrase: Option<&Passphrase>,
+    expected: &Manifest,
+    pieces: mpsc::Sender<Piece>,
+) -> Result<EndRecord> {
+    file.seek(SeekFrom::Start(0)).map_err(crate::folder::Error::from)?;
+    let mut file = Hashing::new(file);
+    let (manifest, end) = archive::read(&mut file, passphrase, |part| match part {
+        Part::Manifest(_) => Ok(()),
+        Part::Piece(piece) => pieces.blocking_send(piece).map_err(|_| Error::Database(postgres::Error::BrokenOff)),
+    })?;
+    if manifest != *expected || file.finish().map_err(crate::folder::Error::from)? != (backup.size_bytes, backup.sha256) {
+        return Err(Error::Damaged("it was changed while it was being read".into()));
+    }
+    Ok(end)
+}
