@@ -262,7 +262,7 @@ mod tests {
         let safety = Backup { trigger: Trigger::Safety as i32, ..sample() };
         let text = backup(&safety);
         assert!(text.contains("safety: the state before a restore") && text.contains("not counted"), "{text}");
-        assert!(backups(&ListBackupsResponse { backups: vec![safety], ..Default::default() }).contains("  safety  -"));
+        assert!(backups(&ListBackupsResponse { backups: vec![safety], ..Default::default() }).contains("  safety   -"));
         assert!(!backup(&sample()).contains("not counted"));
     }
 
