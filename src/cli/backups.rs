@@ -44,6 +44,11 @@ impl Start {
         self.request_id.clone().unwrap_or_else(|| Uuid::new_v4().to_string())
     }
 
+    /// How long to wait for what is in the way.
+    pub fn patience(&self) -> Duration {
+        self.lock_wait.unwrap_or_default()
+    }
+
     pub fn lock_wait(&self) -> Result<Option<prost_types::Duration>, Problem> {
         self.lock_wait.map(duration).transpose()
     }
@@ -167,6 +172,8 @@ pub async fn delete(session: Session, delete: Delete) -> Result<(), Problem> {
 }
 
 /// The backup that was chosen, as the catalog has it now.
+///
+/// A safety backup is never the latest: else a second `restore latest` would undo the first.
 pub async fn get(session: &Session, choice: &BackupChoice) -> Result<Backup, Problem> {
     match choice {
         BackupChoice::Named(name) => {
@@ -174,18 +181,23 @@ pub async fn get(session: &Session, choice: &BackupChoice) -> Result<Backup, Pro
             session.client.repeat(async || session.client.backups().get_backup(unary(request.clone())).await).await
         }
         BackupChoice::Latest => {
-            let mut token = String::new();
-            loop {
-                let page = page(session, &token).await?;
-                if let Some(newest) = page.backups.into_iter().find(|backup| backup.state() == backup::State::Ready) {
-                    return Ok(newest);
-                }
-                if page.next_page_token.is_empty() {
-                    return Err(anyhow!("there is no backup that is ready").into());
-                }
-                token = page.next_page_token;
-            }
+            let newest = newest(session, |backup| !describe::is_safety(backup)).await?;
+            newest.ok_or_else(|| anyhow!("there is no backup that is ready").into())
         }
+    }
+}
+
+/// The newest backup of a kind that can be restored.
+pub async fn newest(session: &Session, kind: impl Fn(&Backup) -> bool) -> Result<Option<Backup>, Problem> {
+    let mut token = String::new();
+    loop {
+        let page = page(session, &token).await?;
+        let ready = |backup: &Backup| backup.state() == backup::State::Ready && kind(backup);
+        let found = page.backups.into_iter().find(ready);
+        if found.is_some() || page.next_page_token.is_empty() {
+            return Ok(found);
+        }
+        token = page.next_page_token;
     }
 }
 

@@ -1,13 +1,17 @@
 //! What the messages of the contract look like to a person. Pure functions from a message to text.
 
+pub mod notices;
+pub mod restore;
+
 use prost_types::Timestamp;
 
 use super::output::{clean, facts, id, size, table, time, word};
 use crate::grpc::proto::backup::{
-    Backup, BackupResult, EncryptionInfo, ListBackupsResponse, ListOperationsResponse, ListResourcesResponse, Notice, NoticeCode,
-    Operation, OperationError, OperationMetadata, OperationPhase, OperationType, Progress, RestoreResult, SystemStatus, Trigger,
-    backup, encryption_info, notice, operation,
+    Backup, BackupResult, EncryptionInfo, ListBackupsResponse, ListOperationsResponse, ListResourcesResponse, Operation,
+    OperationError, OperationMetadata, OperationPhase, OperationType, Progress, SystemStatus, Trigger, backup, encryption_info,
+    operation,
 };
+use notices::notices;
 
 pub fn backups(list: &ListBackupsResponse) -> String {
     if list.backups.is_empty() {
@@ -21,7 +25,7 @@ pub fn backups(list: &ListBackupsResponse) -> String {
             time(backup.snapshot_time),
             size(backup.size_bytes),
             encrypted(backup.encryption_info.as_ref()),
-            word(backup.trigger, Trigger::as_str_name, "TRIGGER_"),
+            trigger(backup),
             [pinned, &backup.description].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; "),
         ]
     });
@@ -30,6 +34,7 @@ pub fn backups(list: &ListBackupsResponse) -> String {
 
 pub fn backup(backup: &Backup) -> String {
     let place = backup.retention_position.filter(|place| place.position > 0);
+    let safety = is_safety(backup);
     let resources = table(
         ["RESOURCE", "TITLE", "ITEMS", "SIZE"],
         backup
@@ -47,7 +52,7 @@ pub fn backup(backup: &Backup) -> String {
         ("Size", size(backup.size_bytes)),
         ("SHA-256", backup.sha256.clone()),
         ("Encrypted", encrypted(backup.encryption_info.as_ref())),
-        ("Trigger", word(backup.trigger, Trigger::as_str_name, "TRIGGER_")),
+        ("Trigger", if safety { "safety: the state before a restore".to_owned() } else { trigger(backup) }),
         ("Description", backup.description.clone()),
         ("Made by", backup.creator.clone()),
         ("Operation", id(&backup.operation)),
@@ -55,13 +60,26 @@ pub fn backup(backup: &Backup) -> String {
         ("Pinned", if backup.pinned() { "yes".to_owned() } else { String::new() }),
         (
             "Retention",
-            place.map_or_else(String::new, |place| {
-                let next = if place.next_to_expire { "; the next successful backup deletes it" } else { "" };
-                format!("{} of {}{next}", place.position, place.max_count)
-            }),
+            match place {
+                Some(place) => {
+                    let next = if place.next_to_expire { "; the next successful backup deletes it" } else { "" };
+                    format!("{} of {}{next}", place.position, place.max_count)
+                }
+                None if safety => "not counted; the newest three safety backups are kept".to_owned(),
+                None => String::new(),
+            },
         ),
     ]);
     if backup.resources.is_empty() { facts } else { format!("{facts}\n{resources}") }
+}
+
+fn trigger(backup: &Backup) -> String {
+    word(backup.trigger, Trigger::as_str_name, "TRIGGER_")
+}
+
+/// Whether it was made only so that a restore can be undone.
+pub fn is_safety(backup: &Backup) -> bool {
+    backup.trigger() == Trigger::Safety
 }
 
 fn state(backup: &Backup) -> String {
@@ -90,36 +108,6 @@ pub fn is_encrypted(backup: &Backup) -> bool {
 pub fn backup_result(made: &Backup, result: &BackupResult) -> String {
     let expired = result.expired_backups.iter().map(|name| format!("Deleted by retention: {}\n", clean(&id(name))));
     [backup(made), "\n".to_owned(), expired.collect(), notices(&result.notices)].concat()
-}
-
-pub fn restore_result(result: &RestoreResult) -> String {
-    let facts = facts([
-        ("Restored", id(&result.backup)),
-        ("Data of", time(result.snapshot_time)),
-        ("Committed", time(result.commit_time)),
-        ("Undone by", id(&result.safety_backup)),
-    ]);
-    let rows = result.changes.iter().map(|change| {
-        let numbers =
-            [change.items_before, change.items_in_backup, change.items_added, change.items_changed, change.items_removed];
-        let [before, now, added, changed, removed] = numbers.map(|number| number.to_string());
-        [id(&change.resource), before, now, added, changed, removed]
-    });
-    let changes = table(["RESOURCE", "BEFORE", "NOW", "ADDED", "CHANGED", "REMOVED"], rows);
-    format!("{facts}\n{changes}\n{}", notices(&result.notices))
-}
-
-fn notices(notices: &[Notice]) -> String {
-    let mut text = String::new();
-    for notice in notices {
-        let severity = word(notice.severity, notice::Severity::as_str_name, "SEVERITY_");
-        let code = word(notice.code, NoticeCode::as_str_name, "NOTICE_CODE_");
-        text.push_str(&format!("{severity}: {} ({code})\n", clean(&notice.message)));
-        if !notice.instructions.is_empty() {
-            text.push_str(&format!("  what to do: {}\n", clean(&notice.instructions)));
-        }
-    }
-    text
 }
 
 pub fn operations(list: &ListOperationsResponse) -> String {
@@ -155,8 +143,9 @@ pub fn operation(operation: &Operation) -> String {
     let result = match &operation.result {
         Some(operation::Result::Error(error)) => failure(error),
         Some(operation::Result::Backup(result)) => backup_result(&result.backup.clone().unwrap_or_default(), result),
-        Some(operation::Result::Restore(result)) => restore_result(result),
-        Some(operation::Result::Verify(_) | operation::Result::Preview(_)) | None => return facts,
+        Some(operation::Result::Restore(result)) => restore::restore_result(result),
+        Some(operation::Result::Preview(preview)) => restore::preview(preview),
+        Some(operation::Result::Verify(_)) | None => return facts,
     };
     format!("{facts}\n{result}")
 }
@@ -197,7 +186,10 @@ pub fn resources(list: &ListResourcesResponse) -> String {
         let items = resource.item_count.to_string();
         [id(&resource.name), resource.display_name.clone(), items, sensitive.to_owned(), resource.description.clone()]
     });
-    table(["RESOURCE", "TITLE", "ITEMS", "SENSITIVE", "DESCRIPTION"], rows)
+    let table = table(["RESOURCE", "TITLE", "ITEMS", "SENSITIVE", "DESCRIPTION"], rows);
+    let noticed = list.resources.iter().filter(|resource| !resource.notices.is_empty());
+    let noticed = noticed.map(|resource| format!("\n{}:\n{}", clean(&id(&resource.name)), notices(&resource.notices)));
+    [table, noticed.collect()].concat()
 }
 
 pub fn status(status: &SystemStatus) -> String {
@@ -232,6 +224,7 @@ pub fn status(status: &SystemStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::grpc::proto::backup::{Notice, Resource};
 
     fn sample() -> Backup {
         Backup {
@@ -262,6 +255,25 @@ mod tests {
             assert!(rows[1].contains(part), "{text}");
         }
         assert_eq!(backups(&ListBackupsResponse::default()), "There are no backups.");
+    }
+
+    #[test]
+    fn a_safety_backup_is_told_from_others() {
+        let safety = Backup { trigger: Trigger::Safety as i32, ..sample() };
+        let text = backup(&safety);
+        assert!(text.contains("safety: the state before a restore") && text.contains("not counted"), "{text}");
+        assert!(backups(&ListBackupsResponse { backups: vec![safety], ..Default::default() }).contains("  safety   -"));
+        assert!(!backup(&sample()).contains("not counted"));
+    }
+
+    #[test]
+    fn resources_are_followed_by_their_notices() {
+        let missing = Notice { message: "It has no type.".into(), instructions: "Install it.".into(), ..Default::default() };
+        let quiet = Resource { name: "resources/licenses".into(), ..Default::default() };
+        let loud = Resource { name: "resources/adapters".into(), notices: vec![missing], ..Default::default() };
+        let text = resources(&ListResourcesResponse { resources: vec![quiet, loud], ..Default::default() });
+        assert!(text.contains("\n\nadapters:\n") && text.ends_with("  what to do: Install it.\n"), "{text}");
+        assert!(!text.contains("licenses:"), "{text}");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod backups;
 mod connect;
+mod consent;
 mod describe;
 mod download;
 mod files;
@@ -19,6 +20,7 @@ mod progress;
 mod restore;
 mod schedule;
 mod settings;
+mod undo;
 mod unpack;
 
 use std::process::ExitCode;
@@ -63,8 +65,10 @@ pub enum ClientCommand {
     List,
     /// Show one backup
     Show(backups::Which),
-    /// Replace the present data with that of a backup
+    /// Show what restoring a backup would do, ask, and replace the present data with that of the backup
     Restore(restore::Restore),
+    /// Bring the state before the last restore back; done twice, that restore is there again
+    Undo(undo::Undo),
     /// Delete a backup and its file for good
     Delete(backups::Delete),
     /// Save the file of a backup; a transfer that broke off is continued
@@ -130,6 +134,7 @@ async fn carry_out(command: ClientCommand, connection: &Connection, output: Outp
         ClientCommand::List => backups::list(session()?).await,
         ClientCommand::Show(which) => backups::show(session()?, which).await,
         ClientCommand::Restore(restore) => restore::restore(session()?, restore).await,
+        ClientCommand::Undo(undo) => undo::undo(session()?, undo).await,
         ClientCommand::Delete(delete) => backups::delete(session()?, delete).await,
         ClientCommand::Download(download) => download::download(session()?, download).await,
         ClientCommand::Schedule { what } => schedule::run(session()?, what.unwrap_or_default()).await,
@@ -165,6 +170,12 @@ mod tests {
             "holdfast show latest",
             "holdfast restore latest --yes --passphrase-stdin",
             "holdfast restore backups/b-20260301t010000z-abcdefgh --resources adapters,licenses --passphrase-file f",
+            "holdfast restore latest --preview --json",
+            "holdfast restore latest --yes --acknowledge LICENSES_CLEARED --acknowledge COLUMN_DROPPED",
+            "holdfast restore latest --skip-safety-backup --lock-wait 10m --reason x",
+            "holdfast undo",
+            "holdfast undo --preview",
+            "holdfast undo --yes --json --resources adapters --acknowledge COLUMN_DROPPED --passphrase-stdin --request-id r",
             "holdfast delete b-20260301t010000z-abcdefgh --yes",
             "holdfast download latest -o x --endpoint http://h:1 --token-file t",
             "holdfast schedule",
@@ -198,6 +209,15 @@ mod tests {
             "holdfast restore latest --passphrase secret",
             "holdfast restore latest --passphrase-stdin --passphrase-file f",
             "holdfast list --token t",
+            "holdfast restore latest --yes --acknowledge",
+            "holdfast restore latest --yes --acknowledge *",
+            "holdfast restore latest --yes --acknowledge all",
+            "holdfast restore latest --preview --validate-only",
+            "holdfast restore latest --preview --no-wait",
+            "holdfast restore latest --preview --skip-safety-backup",
+            "holdfast restore",
+            "holdfast undo b-20260301t010000z-abcdefgh",
+            "holdfast undo --passphrase secret",
         ] {
             assert!(Arguments::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

@@ -24,7 +24,7 @@ impl fmt::Display for BackupName {
     }
 }
 
-/// A backup that is named, or the newest one that can be restored.
+/// A backup that is named, or the newest one that can be restored and is no safety backup.
 #[derive(Debug, Clone)]
 pub enum BackupChoice {
     Latest,
@@ -72,6 +72,26 @@ impl FromStr for Resource {
 impl fmt::Display for Resource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "resources/{}", self.0)
+    }
+}
+
+/// The reason of a notice, spelt as the service spells it: one at a time, no patterns.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Reason(String);
+
+impl FromStr for Reason {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let spelt = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+        let reason = text.starts_with(|c: char| c.is_ascii_uppercase()) && text.chars().all(spelt);
+        reason.then(|| Self(text.to_owned())).ok_or("this is not a reason such as LICENSES_CLEARED")
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 

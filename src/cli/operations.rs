@@ -64,7 +64,8 @@ async fn list(session: &Session) -> Result<ListOperationsResponse, Problem> {
     }
 }
 
-async fn page(session: &Session, token: &str) -> Result<ListOperationsResponse, Problem> {
+/// One page, newest first.
+pub async fn page(session: &Session, token: &str) -> Result<ListOperationsResponse, Problem> {
     let request = ListOperationsRequest { page_token: token.to_owned(), ..Default::default() };
     session.client.repeat(async || session.client.operations().list_operations(unary(request.clone())).await).await
 }

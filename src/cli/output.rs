@@ -66,6 +66,7 @@ printed!(
     ListOperationsResponse,
     ListResourcesResponse,
     Operation,
+    RestorePreview,
     RestoreResult,
     Retention,
     Schedule,
@@ -170,6 +171,7 @@ mod tests {
         check::<backup::Encryption>(&pool);
         check::<backup::Operation>(&pool);
         check::<backup::SystemStatus>(&pool);
+        check::<backup::RestorePreview>(&pool);
         check::<backup::RestoreResult>(&pool);
     }
 

@@ -118,16 +118,25 @@ fn ask(prompt: &str) -> Result<Zeroizing<String>, Problem> {
     Ok(Zeroizing::new(rpassword::prompt_password(prompt).context("cannot ask for the passphrase")?))
 }
 
-/// Asks on the terminal before something that cannot be taken back.
+/// Whether there is somebody to ask.
 ///
 /// # Errors
-/// When the answer is anything but `yes`, or there is no terminal to ask.
-pub fn confirm(question: &str, source: Option<&Source>) -> Result<(), Problem> {
+/// When there is no terminal, or standard input is the passphrase.
+pub fn can_ask(source: Option<&Source>) -> Result<(), Problem> {
     if source.is_some_and(Source::is_stdin) || !io::stdin().is_terminal() {
         return Err(Problem::usage(
             "there is no terminal to ask for confirmation: use --yes to go ahead without; nothing was changed",
         ));
     }
+    Ok(())
+}
+
+/// Asks on the terminal before something that cannot be taken back.
+///
+/// # Errors
+/// When the answer is anything but `yes`, or there is no terminal to ask.
+pub fn confirm(question: &str, source: Option<&Source>) -> Result<(), Problem> {
+    can_ask(source)?;
     let mut err = io::stderr().lock();
     write!(err, "{question} Type yes to go ahead: ").and_then(|()| err.flush()).context("cannot ask")?;
     let mut answer = String::new();

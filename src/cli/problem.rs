@@ -19,6 +19,9 @@ pub enum Problem {
     /// The operation was started and failed.
     #[error("{}", .0.message)]
     Operation(Box<OperationError>),
+    /// The service would refuse it, so it was not sent.
+    #[error("{}", .0.message)]
+    Refused(Box<OperationError>),
     /// Ctrl-C. The text says what goes on all the same.
     #[error("{0}")]
     Interrupted(String),
@@ -31,11 +34,17 @@ impl Problem {
         Self::Usage(text.into())
     }
 
+    /// Something that a restore would be refused for: FAILED_PRECONDITION, as the service says it.
+    pub fn refused(reason: &str, message: String, instructions: String) -> Self {
+        let code = Code::FailedPrecondition as i32;
+        Self::Refused(Box::new(OperationError { code, message, reason: reason.to_owned(), instructions, ..Default::default() }))
+    }
+
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) => 2,
             Self::Call(status) => of_code(status.code() as i32),
-            Self::Operation(error) => of_code(error.code),
+            Self::Operation(error) | Self::Refused(error) => of_code(error.code),
             Self::Interrupted(_) => 130,
             Self::Local(_) => 1,
         }
@@ -45,7 +54,7 @@ impl Problem {
     pub fn reason(&self) -> Option<String> {
         match self {
             Self::Call(status) => status.get_error_details().error_info().map(|info| info.reason.clone()),
-            Self::Operation(error) => Some(error.reason.clone()),
+            Self::Operation(error) | Self::Refused(error) => Some(error.reason.clone()),
             Self::Usage(_) | Self::Interrupted(_) | Self::Local(_) => None,
         }
     }
@@ -58,7 +67,7 @@ impl Problem {
         };
         match self {
             Self::Call(status) => lines.extend(details(status)),
-            Self::Operation(error) => lines.extend(operation_details(error)),
+            Self::Operation(error) | Self::Refused(error) => lines.extend(operation_details(error)),
             Self::Usage(_) | Self::Interrupted(_) | Self::Local(_) => {}
         }
         lines.join("\n")

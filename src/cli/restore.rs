@@ -1,67 +1,190 @@
-//! Restoring: what will happen is shown and confirmed before anything is sent.
+//! Restoring: what will happen is previewed, shown and confirmed, and exactly that is restored.
+
+use anyhow::anyhow;
+use tokio::time::{Instant, sleep};
 
 use super::Session;
 use super::backups::{Start, finish, get};
-use super::connect::unary;
+use super::connect::{pause, unary};
+use super::consent::{Consent, acknowledge};
 use super::describe;
-use super::names::{BackupChoice, Resource};
-use super::output::{id, note};
-use super::passphrase::{Source, confirm};
+use super::describe::restore::{preview as described, restore_report, what_is_new};
+use super::follow::{follow, succeeded};
+use super::names::{BackupChoice, Reason, Resource};
+use super::output::{clean, id, note, time};
+use super::passphrase::{Source, can_ask, confirm};
 use super::problem::Problem;
-use crate::grpc::proto::backup::{RestoreRequest, operation};
+use crate::grpc::proto::backup::{Backup, PreviewRestoreRequest, RestorePreview, RestoreRequest, operation};
+
+/// So many times a preview that went stale is made again without anybody being asked.
+const STALE: u32 = 3;
+const CANNOT_BE_UNDONE: &str = "No safety backup is made: this restore cannot be undone.";
 
 #[derive(Debug, clap::Args)]
 pub struct Restore {
-    /// Name of the backup, or `latest`
+    /// Name of the backup, or `latest`, which is never a safety backup
     #[arg(value_name = "NAME")]
     backup: BackupChoice,
+    #[command(flatten)]
+    how: How,
+}
+
+/// How a backup is restored, whichever it is.
+#[derive(Debug, clap::Args)]
+pub struct How {
     /// Restore these only, for example adapters,licenses [default: all that the backup has]
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     resources: Vec<Resource>,
     /// Why, for the audit log
     #[arg(long, default_value = "", value_name = "TEXT")]
     reason: String,
-    /// Do not ask
+    /// Only show what would happen; the exit code says whether it could
+    #[arg(long, conflicts_with_all = ["validate_only", "no_wait", "skip_safety_backup"])]
+    preview: bool,
+    /// Do not ask. Blocking warnings are not accepted by it
     #[arg(long)]
     yes: bool,
+    /// Accept blocking warnings of this reason, for example LICENSES_CLEARED; can be given more than once
+    #[arg(long, value_name = "REASON")]
+    acknowledge: Vec<Reason>,
+    /// Do not back up the present data first: this restore cannot be undone
+    #[arg(long)]
+    skip_safety_backup: bool,
     #[command(flatten)]
     passphrase: Source,
     #[command(flatten)]
     start: Start,
 }
 
-pub async fn restore(session: Session, restore: Restore) -> Result<(), Problem> {
-    let Session { client, output } = &session;
-    let backup = get(&session, &restore.backup).await?;
-    let resources: Vec<String> = restore.resources.iter().map(ToString::to_string).collect();
-    if !restore.yes && !restore.start.validate_only {
-        note(&describe::backup(&backup));
-        let what = if resources.is_empty() {
-            "all resources of this backup".to_owned()
-        } else {
-            resources.iter().map(|name| id(name)).collect::<Vec<_>>().join(", ")
-        };
-        confirm(&format!("The present data of {what} is replaced with that of the backup."), Some(&restore.passphrase))?;
+impl How {
+    /// # Errors
+    /// When something would have to be asked and nobody is there.
+    pub fn without_surprise(&self) -> Result<(), Problem> {
+        if self.asks() { can_ask(Some(&self.passphrase)) } else { Ok(()) }
     }
-    let passphrase = if describe::is_encrypted(&backup) {
-        restore.passphrase.for_service(&id(&backup.name))?
-    } else {
-        restore.passphrase.given()?
-    };
-    let request = RestoreRequest {
+
+    /// The resources that were named.
+    pub fn resources(&self) -> Vec<String> {
+        self.resources.iter().map(ToString::to_string).collect()
+    }
+
+    fn asks(&self) -> bool {
+        !self.yes && !self.preview && !self.start.validate_only
+    }
+}
+
+pub async fn restore(session: Session, restore: Restore) -> Result<(), Problem> {
+    restore.how.without_surprise()?;
+    let backup = get(&session, &restore.backup).await?;
+    let resources = restore.how.resources();
+    carry_out(&session, backup, resources, &restore.how).await
+}
+
+/// Previews, asks, restores and reports.
+pub async fn carry_out(session: &Session, backup: Backup, resources: Vec<String>, how: &How) -> Result<(), Problem> {
+    let passphrase =
+        if describe::is_encrypted(&backup) { how.passphrase.for_service(&id(&backup.name))? } else { how.passphrase.given()? };
+    let mut request = RestoreRequest {
         name: backup.name,
         passphrase: passphrase.map(|passphrase| passphrase.reveal().to_owned()).unwrap_or_default(),
         resources,
-        lock_wait: restore.start.lock_wait()?,
-        reason: restore.reason,
-        request_id: restore.start.request_id(),
-        validate_only: restore.start.validate_only,
+        skip_safety_backup: how.skip_safety_backup,
+        lock_wait: how.start.lock_wait()?,
+        reason: how.reason.clone(),
+        validate_only: how.start.validate_only,
         ..RestoreRequest::default()
     };
+    if how.start.validate_only {
+        request.acknowledged_reasons = how.acknowledge.iter().map(ToString::to_string).collect();
+        return send(session, how, request).await;
+    }
+    let mut consent = Consent::new(&how.acknowledge);
+    if how.preview {
+        let preview = rehearsed(session, &request, how).await?;
+        session.output.result(&preview, described)?;
+        return consent.complete(&preview);
+    }
+    note(&format!("{} has the data of {}.", id(&request.name), time(backup.snapshot_time)));
+    let mut earlier: Option<RestorePreview> = None;
+    let mut stale = 0;
+    loop {
+        let preview = rehearsed(session, &request, how).await?;
+        note(&earlier.as_ref().map_or_else(|| described(&preview), |earlier| what_is_new(earlier, &preview)));
+        if how.yes {
+            consent.complete(&preview)?;
+            if how.skip_safety_backup {
+                note(CANNOT_BE_UNDONE);
+            }
+        } else {
+            consent.ask(earlier.as_ref(), &preview, &how.passphrase)?;
+            last_question(&preview, how)?;
+        }
+        request.preview_etag.clone_from(&preview.etag);
+        acknowledge(&preview, &mut request);
+        match send(session, how, request.clone()).await {
+            Err(problem) if problem.reason().as_deref() == Some("PREVIEW_STALE") && (!how.yes || stale < STALE) => {
+                note("The system or the file changed since the preview; nothing was restored. It is previewed again.");
+                stale += 1;
+                earlier = Some(preview);
+            }
+            ended => return ended,
+        }
+    }
+}
+
+fn last_question(preview: &RestorePreview, how: &How) -> Result<(), Problem> {
+    if how.skip_safety_backup {
+        confirm(CANNOT_BE_UNDONE, Some(&how.passphrase))?;
+    }
+    let what: Vec<_> = preview.changes.iter().map(|change| clean(&id(&change.resource))).collect();
+    let what = if what.is_empty() { "no resource".to_owned() } else { what.join(", ") };
+    let question = format!("The present data of {what} is replaced with that of {}.", clean(&id(&preview.backup)));
+    confirm(&question, Some(&how.passphrase))
+}
+
+/// What the restore would do. The call cannot wait for what is in the way as a restore can, so it is made again.
+async fn rehearsed(session: &Session, request: &RestoreRequest, how: &How) -> Result<RestorePreview, Problem> {
+    let (since, mut attempt) = (Instant::now(), 0);
+    loop {
+        match rehearse(session, request).await {
+            Err(problem) if in_the_way(&problem) && since.elapsed() < how.start.patience() => {
+                if attempt == 0 {
+                    note(&format!("waiting: {}", clean(&problem.to_string())));
+                }
+                sleep(pause(attempt)).await;
+                attempt += 1;
+            }
+            preview => return preview,
+        }
+    }
+}
+
+fn in_the_way(problem: &Problem) -> bool {
+    matches!(problem.reason().as_deref(), Some("OPERATION_IN_PROGRESS" | "SOFTWARE_UPDATE_IN_PROGRESS"))
+}
+
+async fn rehearse(session: &Session, request: &RestoreRequest) -> Result<RestorePreview, Problem> {
+    let Session { client, .. } = session;
+    let request = PreviewRestoreRequest {
+        name: request.name.clone(),
+        passphrase: request.passphrase.clone(),
+        resources: request.resources.clone(),
+    };
+    let started = client.repeat(async || client.backups().preview_restore(unary(request.clone())).await).await?;
+    match succeeded(follow(client, started).await?)?.result {
+        Some(operation::Result::Preview(preview)) => Ok(preview),
+        _ => Err(anyhow!("the service answered a preview with something else").into()),
+    }
+}
+
+/// Restores. A call that was lost is sent again with its request id; a new preview makes a new request.
+async fn send(session: &Session, how: &How, mut request: RestoreRequest) -> Result<(), Problem> {
+    let Session { client, output } = session;
+    request.request_id = how.start.request_id();
     let started = client.repeat(async || client.backups().restore(unary(request.clone())).await).await?;
-    let Some(ended) = finish(&session, &restore.start, started).await? else { return Ok(()) };
+    let Some(ended) = finish(session, &how.start, started).await? else { return Ok(()) };
     match ended.result {
-        Some(operation::Result::Restore(result)) => output.result(&result, describe::restore_result),
-        _ => Err(anyhow::anyhow!("the service answered a restore with something else").into()),
+        Some(operation::Result::Restore(result)) => output.result(&result, restore_report),
+        _ => Err(anyhow!("the service answered a restore with something else").into()),
     }
 }

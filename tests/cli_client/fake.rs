@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
+use crate::platform::{PREVIEW, Platform};
 use holdfast::grpc::proto::backup::backup_service_server::{BackupService, BackupServiceServer};
 use holdfast::grpc::proto::backup::download_backup_response::Payload;
 use holdfast::grpc::proto::backup::operation_service_server::{OperationService, OperationServiceServer};
@@ -16,11 +17,12 @@ pub const BACKUP: &str = "backups/b-20260301t010000z-abcdefgh";
 pub const OPERATION: &str = "operations/019c0000-0000-7000-8000-000000000000";
 pub const FILE: &str = "20260301T010000Z-abcdefgh-00112233445566778899aabbccddeeff.tar.zst";
 
-/// What the service was asked, as one line each.
 #[derive(Clone, Default)]
 pub struct Fake {
+    /// What the service was asked, as one line each.
     pub asked: Arc<Mutex<Vec<String>>>,
     pub file: Arc<Vec<u8>>,
+    pub platform: Arc<Mutex<Platform>>,
 }
 
 type Sent<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -65,7 +67,7 @@ pub fn refusal(code: Code, reason: &str) -> Status {
     Status::with_error_details(code, "Refused.", details)
 }
 
-fn state(revision: i64, result: Option<operation::Result>) -> Operation {
+pub fn state(revision: i64, result: Option<operation::Result>) -> Operation {
     let metadata = OperationMetadata { revision, phase: OperationPhase::Transferring.into(), ..Default::default() };
     Operation { name: OPERATION.into(), metadata: Some(metadata), done: result.is_some(), result }
 }
@@ -96,11 +98,9 @@ services! {
     set_schedule(SetScheduleRequest) -> Schedule;
     delete_backup(DeleteBackupRequest) -> ();
     verify_backup(VerifyBackupRequest) -> Operation;
-    preview_restore(PreviewRestoreRequest) -> Operation;
     update_backup(UpdateBackupRequest) -> Backup;
     upload_backup(tonic::Streaming<UploadBackupRequest>) -> Backup;
     sync_backups(SyncBackupsRequest) -> SyncBackupsResponse;
-    list_resources(ListResourcesRequest) -> ListResourcesResponse;
     get_schedule(GetScheduleRequest) -> Schedule;
     get_retention(GetRetentionRequest) -> Retention;
     set_retention(SetRetentionRequest) -> Retention;
@@ -125,8 +125,21 @@ services! {
         async fn restore(&self, request: Request<RestoreRequest>) -> Result<Response<Operation>, Status> {
             let request = request.into_inner();
             self.note(format!("Restore {} {:?} {:?}", request.name, request.passphrase, request.resources));
-            let result = RestoreResult { backup: request.name, ..RestoreResult::default() };
-            Ok(Response::new(state(1, Some(operation::Result::Restore(result)))))
+            self.platform.lock().unwrap().restore(request).map(Response::new)
+        }
+
+        async fn preview_restore(&self, request: Request<PreviewRestoreRequest>) -> Result<Response<Operation>, Status> {
+            let request = request.into_inner();
+            self.note(format!("Preview {} {:?} {:?}", request.name, request.passphrase, request.resources));
+            self.platform.lock().unwrap().rehearse().map(Response::new)
+        }
+
+        async fn list_resources(
+            &self,
+            _: Request<ListResourcesRequest>,
+        ) -> Result<Response<ListResourcesResponse>, Status> {
+            let resources = self.platform.lock().unwrap().resources.clone();
+            Ok(Response::new(ListResourcesResponse { resources, ..Default::default() }))
         }
 
         async fn list_backups(&self, request: Request<ListBackupsRequest>) -> Result<Response<ListBackupsResponse>, Status> {
@@ -136,11 +149,19 @@ services! {
             let backups = vec![Backup { name: "backups/b-x".into(), ..Backup::default() }];
             let next_page_token = if first { "2" } else { "" }.to_owned();
             let backups = if first { backups } else { vec![self.catalog()] };
+            let safety = self.platform.lock().unwrap().safety.clone().filter(|_| first);
+            let backups = safety.into_iter().chain(backups).collect();
             Ok(Response::new(ListBackupsResponse { backups, next_page_token, total_size: 2 }))
         }
 
-        async fn get_backup(&self, _: Request<GetBackupRequest>) -> Result<Response<Backup>, Status> {
-            Ok(Response::new(self.catalog()))
+        async fn get_backup(&self, request: Request<GetBackupRequest>) -> Result<Response<Backup>, Status> {
+            let name = request.into_inner().name;
+            let safety = self.platform.lock().unwrap().safety.clone().filter(|safety| safety.name == name);
+            match safety {
+                Some(safety) => Ok(Response::new(safety)),
+                None if name == BACKUP => Ok(Response::new(self.catalog())),
+                None => Err(refusal(Code::NotFound, "BACKUP_NOT_FOUND")),
+            }
         }
 
         async fn set_encryption(&self, request: Request<SetEncryptionRequest>) -> Result<Response<Encryption>, Status> {
@@ -171,18 +192,32 @@ services! {
             Ok(Response::new(Box::pin(iter(messages))))
         }
     }
-    list_operations(ListOperationsRequest) -> ListOperationsResponse;
     wait_operation(WaitOperationRequest) -> Operation;
     cancel_operation(CancelOperationRequest) -> ();
     {
+        async fn list_operations(
+            &self,
+            request: Request<ListOperationsRequest>,
+        ) -> Result<Response<ListOperationsResponse>, Status> {
+            // One on each page.
+            let page: usize = request.into_inner().page_token.parse().unwrap_or(0);
+            let all = self.platform.lock().unwrap().operations.clone();
+            let next_page_token = if page + 1 < all.len() { (page + 1).to_string() } else { String::new() };
+            Ok(Response::new(ListOperationsResponse { operations: all.into_iter().skip(page).take(1).collect(), next_page_token }))
+        }
+
         async fn get_operation(&self, _: Request<GetOperationRequest>) -> Result<Response<Operation>, Status> {
             Ok(Response::new(state(1, None)))
         }
 
         async fn watch_operation(
             &self,
-            _: Request<WatchOperationRequest>,
+            request: Request<WatchOperationRequest>,
         ) -> Result<Response<Self::WatchOperationStream>, Status> {
+            if request.into_inner().name == PREVIEW {
+                let ended = self.platform.lock().unwrap().rehearsed();
+                return Ok(Response::new(Box::pin(iter([Ok(state(3, None)), Ok(ended)]))));
+            }
             let times = self.note("WatchOperation".into());
             let described = |text: &str| self.asked.lock().unwrap().iter().any(|line| line == text);
             if described("endless") {

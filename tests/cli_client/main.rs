@@ -3,6 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 mod fake;
+mod platform;
+mod restore;
+mod terminal;
 
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
