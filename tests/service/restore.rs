@@ -481,6 +481,7 @@ async fn b09_a_sequence_in_the_file_is_ahead_of_every_row_however_fast_others_wr
             run(&mut connection, "insert into zoo.item (note) select 'x' from generate_series(1, 50)").await;
         }
     });
+    world.until("exists (select from zoo.item)").await;
     let backup = world.backup().await;
     writer.abort();
     let _ = writer.await;
@@ -718,7 +719,7 @@ async fn r16_a_table_that_another_session_holds_is_given_up_in_time_and_the_hold
     let began = Instant::now();
     let message = world.restore_fails(all_of(&backup), "TABLES_LOCKED").await;
     assert!(message.contains("zoo.item") && message.contains(&format!("session {pid} of platform")), "{message}");
-    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
     run(&mut other, &format!("prepare transaction '{}'", world.database)).await;
     let message = world.restore_fails(all_of(&backup), "TABLES_LOCKED").await;
     assert!(message.contains("a prepared transaction"), "{message}");
@@ -748,7 +749,7 @@ async fn three_hundred_tables_and_one_as_wide_as_tables_can_be() {
     world.sql("update zoo.wide set c1500 = 0; update zoo.t300 set name = 'x' || id; delete from zoo.t300 where id = 1; delete from zoo.t299 where id = 1").await;
     let began = Instant::now();
     world.restores_to(&backup, &before).await;
-    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(180), "{:?}", began.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -71,6 +71,37 @@ impl World {
         connection.close().await.unwrap();
     }
 
+    /// The value of a query as soon as it is not NULL. The server asks itself without a pause between, so that what lasts
+    /// some milliseconds is met.
+    pub async fn catch(&self, query: &str) -> String {
+        let mut connection = self.superuser().await;
+        let function = format!(
+            "create function pg_temp.catch() returns text language plpgsql as $catch$
+             declare found text; final timestamptz := clock_timestamp() + interval '60 s'; begin
+                 loop
+                     perform pg_stat_clear_snapshot();
+                     found := ({query});
+                     exit when found is not null or clock_timestamp() > final;
+                     perform pg_sleep(0.0005);
+                 end loop;
+                 return found;
+             end $catch$"
+        );
+        run(&mut connection, &function).await;
+        let found = sqlx::query_scalar::<_, Option<String>>("select pg_temp.catch()").fetch_one(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+        found.unwrap_or_else(|| panic!("never: {query}\n{}", self.log()))
+    }
+
+    /// Until a session of the role waits for a lock, in a statement like this.
+    pub async fn until_waiting(&self, role: &str, statement: &str) {
+        self.until(&format!(
+            "exists (select from pg_stat_activity where datname = current_database() and usename = '{role}'
+                 and wait_event_type = 'Lock' and query like '{statement}')"
+        ))
+        .await;
+    }
+
     /// Ends the sessions of `role` that match `condition`, and returns how many there were.
     pub async fn terminate_sessions(&self, role: &str, condition: &str) -> usize {
         let query = format!(
@@ -121,6 +152,11 @@ impl World {
 
 pub fn all_of(backup: &Backup) -> RestoreRequest {
     RestoreRequest { name: backup.name.clone(), ..Default::default() }
+}
+
+/// Sends a signal, by its name, to a process.
+pub fn signal(signal: &str, pid: &str) {
+    assert!(std::process::Command::new("kill").args([signal, pid]).status().unwrap().success());
 }
 
 pub async fn run(connection: &mut PgConnection, statements: &str) {
