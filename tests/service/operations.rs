@@ -228,7 +228,7 @@ async fn p03_f13_a_killed_service_ends_its_operation_at_the_next_start_and_leave
         names.push(world.backups().await.backup(request).await.unwrap().into_inner().name);
         if round % 3 == 0 {
             // The session that copies is stopped, so that the draft stays one.
-            let pid = world.catch(&copying).await;
+            let pid = world.catch(copying).await;
             signal("-STOP", &pid);
             eventually(Duration::from_secs(60), || (!world.drafts().is_empty()).then_some(())).await;
             world.kill();
