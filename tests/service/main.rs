@@ -17,6 +17,7 @@ mod crash;
 mod damage;
 mod encryption;
 mod files;
+mod golden;
 mod interop;
 mod load;
 mod operations;
