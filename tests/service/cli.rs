@@ -294,6 +294,7 @@ async fn a_file_is_downloaded_checked_and_unpacked_without_the_service() {
 struct Terminal {
     process: std::process::Child,
     screen: Arc<Mutex<String>>,
+    reader: std::thread::JoinHandle<()>,
 }
 
 impl Terminal {
@@ -306,31 +307,47 @@ impl Terminal {
         let mut process = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("script runs");
         let (screen, mut output) = (Arc::<Mutex<String>>::default(), process.stdout.take().unwrap());
         let seen = screen.clone();
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(count @ 1..) = output.read(&mut buffer) {
                 seen.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..count]));
             }
         });
-        Self { process, screen }
+        Self { process, screen, reader }
     }
 
     fn screen(&self) -> String {
         self.screen.lock().unwrap().clone()
     }
 
-    async fn answer(&mut self, prompt: &str, text: &str) {
+    /// Types an answer to a prompt, when the terminal echoes or when it does not.
+    async fn answer(&mut self, prompt: &str, echo: bool, text: &str) {
         eventually(Duration::from_secs(30), || self.screen().contains(prompt).then_some(())).await;
         // The prompt stands there a moment before the terminal stops to echo.
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        eventually(Duration::from_secs(30), || (self.echoes() == Some(echo)).then_some(())).await;
         let stdin = self.process.stdin.as_mut().unwrap();
         stdin.write_all(text.as_bytes()).and_then(|()| stdin.flush()).unwrap();
     }
 
+    /// Whether the terminal echoes what is typed; `None` before there is one.
+    fn echoes(&self) -> Option<bool> {
+        let script = self.process.id();
+        let children = std::fs::read_to_string(format!("/proc/{script}/task/{script}/children")).ok()?;
+        let terminal = std::fs::read_link(format!("/proc/{}/fd/0", children.split(' ').next()?)).ok()?;
+        let output = Command::new("stty").arg("-a").arg("-F").arg(terminal).output().expect("stty runs");
+        let settings = String::from_utf8(output.stdout).unwrap();
+        settings.split_whitespace().find_map(|word| match word {
+            "echo" => Some(true),
+            "-echo" => Some(false),
+            _ => None,
+        })
+    }
+
     async fn ended(mut self) -> (i32, String) {
         let status = eventually(Duration::from_secs(60), || self.process.try_wait().unwrap()).await;
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        (status.code().unwrap(), self.screen())
+        self.reader.join().unwrap();
+        let screen = self.screen.lock().unwrap().clone();
+        (status.code().unwrap(), screen)
     }
 }
 
@@ -344,17 +361,20 @@ async fn on_a_terminal_a_restore_asks_does_not_echo_and_shows_how_far_it_is() {
     let damaged = world.digests();
 
     let mut terminal = Terminal::new(&world, "restore latest");
-    terminal.answer("Type yes to go ahead:", "no\n").await;
+    terminal.answer("Type yes to go ahead:", true, "no\n").await;
     let (code, screen) = terminal.ended().await;
     assert!(code == 1 && screen.contains("nothing was changed"), "{code} {screen}");
     assert_eq!(world.digests(), damaged);
 
+    let session = world.lock_table("row exclusive").await;
     let mut terminal = Terminal::new(&world, "restore latest");
-    terminal.answer("Type yes to go ahead:", "yes\n").await;
-    terminal.answer("Passphrase of b-", &format!("{PASSPHRASE}\n")).await;
+    terminal.answer("Type yes to go ahead:", true, "yes\n").await;
+    terminal.answer("Passphrase of b-", false, &format!("{PASSPHRASE}\n")).await;
+    eventually(Duration::from_secs(30), || terminal.screen().contains('░').then_some(())).await;
+    sqlx::Connection::close(session).await.unwrap();
     let (code, screen) = terminal.ended().await;
     assert_eq!(code, 0, "{screen}");
     assert!(!screen.contains(PASSPHRASE) && !screen.contains(TOKEN), "{screen}");
-    assert!(screen.contains("Restored:") && screen.contains(" % ") && screen.contains('░'), "a bar: {screen}");
+    assert!(screen.contains("Restored:") && screen.contains(" % "), "a bar: {screen}");
     assert_eq!(world.digests(), before);
 }

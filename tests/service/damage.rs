@@ -133,12 +133,11 @@ async fn c02_c03_c08_a_file_that_is_cut_off_or_altered_anywhere_is_refused_as_da
         let refused = patient.restore(passphrase).await.expect_err("a damaged file was restored");
         assert!(corrupted(&refused), "{hurt:?}: {refused:?}");
         tried += 1;
-        if Instant::now() > end {
+        if Instant::now() > end && tried > 100 {
             break;
         }
     }
     eprintln!("{tried} of {} damaged files", good.len() * 2);
-    assert!(tried > 100);
     patient.ends_well(PASSPHRASE, false).await;
 }
 
@@ -156,12 +155,11 @@ async fn resealed(world: World, passphrase: &str, hurts: impl Fn(usize) -> Vec<H
         let unopened = matches!(hurt, Hurt::Flip(0..100)) && refused.reason == "PASSPHRASE_INCORRECT";
         assert!(corrupted(&refused) || unopened, "{hurt:?}: {refused:?}");
         tried += 1;
-        if Instant::now() > end {
+        if Instant::now() > end && tried > 20 {
             break;
         }
     }
     eprintln!("{tried} of {of} damaged files that were sealed again");
-    assert!(tried > 20);
     patient.ends_well(passphrase, true).await;
 }
 
@@ -196,6 +194,11 @@ async fn c01_rows_that_are_not_proven_change_nothing_however_late_the_damage_sho
     assert!(good.len() > 4 << 20, "{}", good.len());
     let counted =
         "select sum(n_tup_ins + n_tup_upd + n_tup_del) from pg_stat_user_tables where schemaname in ('platform', 'reporting')";
+    // A session has counted what it wrote when it is gone.
+    patient
+        .world
+        .until("not exists (select from pg_stat_activity where datname = current_database() and usename = 'platform')")
+        .await;
     let written = patient.world.value(counted).await;
     for place in [good.len() - 1, good.len() - 20, good.len() - 100, good.len() - 1000, good.len() / 2] {
         patient.put(&Hurt::Flip(place).of(&good), true).await;

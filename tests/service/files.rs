@@ -239,7 +239,9 @@ async fn f19_whoever_copies_the_folder_meanwhile_gets_whole_files_only() {
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
     let copying = std::thread::spawn(move || {
         let mut seen = BTreeSet::new();
-        while stopped.try_recv().is_err() {
+        loop {
+            // Once more after the last backup.
+            let last = stopped.try_recv().is_ok();
             for entry in std::fs::read_dir(&folder).unwrap() {
                 let name = entry.unwrap().file_name().into_string().unwrap();
                 if name.starts_with('.') || seen.contains(&name) {
@@ -249,13 +251,14 @@ async fn f19_whoever_copies_the_folder_meanwhile_gets_whole_files_only() {
                 assert!(name.contains(&digest[..32]), "{name} was copied with {digest}");
                 seen.insert(name);
             }
+            if last {
+                return seen.len();
+            }
         }
-        seen.len()
     });
     for _ in 0..5 {
         world.backup().await;
     }
-    tokio::time::sleep(Duration::from_millis(300)).await;
     stop.send(()).unwrap();
     assert_eq!(copying.join().unwrap(), 5);
 }
@@ -272,11 +275,13 @@ async fn f01_a_file_is_durable_before_it_has_its_name_and_its_name_before_it_is_
     let mut strace = Command::new("strace");
     strace.args(["-f", "-y", "-s", "300", "-e", calls, "-o"]).arg(&trace).args(["-p", &world.pid().to_string()]);
     let mut strace = strace.stderr(Stdio::null()).spawn().unwrap();
-    let status = format!("/proc/{}/status", world.pid());
-    let traced =
-        || std::fs::read_to_string(&status).unwrap().lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"));
-    eventually(Duration::from_secs(10), || traced().then_some(())).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let threads = format!("/proc/{}/task", world.pid());
+    let traced = |thread: std::io::Result<std::fs::DirEntry>| {
+        // A thread may end while it is looked at.
+        let status = std::fs::read_to_string(thread.unwrap().path().join("status")).unwrap_or_default();
+        !status.contains("TracerPid:\t0\n")
+    };
+    eventually(Duration::from_secs(60), || std::fs::read_dir(&threads).unwrap().all(traced).then_some(())).await;
     let backup = world.backup().await;
     Command::new("kill").args(["-INT", &strace.id().to_string()]).status().unwrap();
     strace.wait().unwrap();

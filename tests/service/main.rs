@@ -6,15 +6,19 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 #![expect(clippy::print_stderr, reason = "what was measured, and what was left out")]
 
+mod proxy;
 mod world;
 mod zoo;
 
 mod backup;
+mod beside;
 mod cli;
 mod consequences;
+mod crash;
 mod damage;
 mod encryption;
 mod files;
+mod golden;
 mod interop;
 mod load;
 mod operations;

@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use holdfast::grpc::proto::backup::operation::Result as Outcome;
 use holdfast::grpc::proto::backup::{
-    BackupRequest, GetSystemStatusRequest, ListOperationsRequest, OperationPhase, WaitOperationRequest, WatchOperationRequest,
+    Backup, BackupRequest, GetSystemStatusRequest, ListOperationsRequest, OperationPhase, WaitOperationRequest,
+    WatchOperationRequest,
 };
-use sqlx::Connection;
+use sqlx::{Connection, PgConnection};
 use tonic::Code;
 
 use super::world::{PASSPHRASE, World, eventually, refused};
-use super::zoo::all_of;
+use super::zoo::{all_of, signal};
 
 fn with_id(request_id: &str) -> BackupRequest {
     BackupRequest { request_id: request_id.into(), ..Default::default() }
@@ -75,19 +76,40 @@ async fn r26_a_second_operation_is_refused_or_waits_for_the_lock() {
     assert!(status.backup_possible && status.restore_possible && status.obstacles.is_empty());
 }
 
+/// How long a backup and a restore of what is in the world take when nobody disturbs them.
+async fn durations(world: &World, passphrase: &str) -> [Duration; 2] {
+    let start = Instant::now();
+    let backup = world.backup().await;
+    let backed_up = start.elapsed();
+    world.damage();
+    let start = Instant::now();
+    world.restore(&backup, passphrase).await.unwrap();
+    [backed_up, start.elapsed()]
+}
+
+/// An operation that waits for a table which the session holds. (A restore waits for 5 s at a time.)
+async fn begin_waiting(world: &World, backup: &Backup, restore: bool) -> (String, PgConnection) {
+    let session = world.lock_table(if restore { "row exclusive" } else { "access exclusive" }).await;
+    let name = if restore { world.begin_restore(backup, PASSPHRASE).await } else { world.begin_backup().await };
+    world.until_waiting(if restore { "holdfast_restore" } else { "holdfast_backup" }, "%").await;
+    (name, session)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn cancelled_operations_end_within_two_seconds_and_leave_nothing() {
     let world = World::new().await;
     world.grow().await;
     world.set_passphrase(PASSPHRASE).await;
     let backup = world.backup().await;
+    let lasts = durations(&world, PASSPHRASE).await;
     world.damage();
     let mut before = world.digests();
-    let mut cancelled = [0; 2];
-    for delay in [0, 10, 60, 200, 450, 700] {
+    let (mut cancelled, mut longest) = ([0; 2], Duration::ZERO);
+    for part in [0, 1, 5, 20, 40, 60, 80, 95] {
         for restore in [false, true] {
+            let delay = lasts[usize::from(restore)] * part / 100;
             let name = if restore { world.begin_restore(&backup, PASSPHRASE).await } else { world.begin_backup().await };
-            tokio::time::sleep(Duration::from_millis(delay)).await;
+            tokio::time::sleep(delay).await;
             let start = Instant::now();
             let answer = world.try_cancel(&name).await;
             let ended = world.wait(&name).await;
@@ -96,10 +118,11 @@ async fn cancelled_operations_end_within_two_seconds_and_leave_nothing() {
                 Some(Outcome::Error(error)) => {
                     answer.unwrap();
                     assert_eq!((error.reason.as_str(), error.code), ("CANCELLED_BY_CALLER", Code::Cancelled.into()));
-                    assert!(took < Duration::from_secs(2), "{took:?} after {delay} ms, restore: {restore}\n{}", world.log());
+                    assert!(took < Duration::from_secs(2), "{took:?} after {delay:?}, restore: {restore}\n{}", world.log());
+                    longest = longest.max(took);
                     cancelled[usize::from(restore)] += 1;
                 }
-                // A fast machine was done before: the answer may say so, but never that it was cancelled.
+                // It was done before: the answer may say so, but never that it was cancelled.
                 Some(Outcome::Backup(_) | Outcome::Restore(_)) => {
                     assert!(answer.map_or_else(|status| status.code() == Code::FailedPrecondition, |()| true));
                     if restore {
@@ -107,22 +130,21 @@ async fn cancelled_operations_end_within_two_seconds_and_leave_nothing() {
                         before = world.digests();
                     }
                 }
-                other => panic!("{other:?} after {delay} ms"),
+                other => panic!("{other:?} after {delay:?}"),
             }
             world.is_tidy().await;
         }
     }
-    assert!(cancelled[0] >= 2 && cancelled[1] >= 2, "{cancelled:?}");
+    eprintln!("cancelled: {cancelled:?} of 8 backups and 8 restores, which last {lasts:?}; within {longest:?}");
     assert_eq!(world.digests(), before);
 
-    for (restore, mode) in [(false, "access exclusive"), (true, "row exclusive")] {
-        let session = world.lock_table(mode).await;
-        let name = if restore { world.begin_restore(&backup, PASSPHRASE).await } else { world.begin_backup().await };
-        tokio::time::sleep(Duration::from_millis(1500)).await;
+    for restore in [false, true] {
+        let (name, session) = begin_waiting(&world, &backup, restore).await;
         let start = Instant::now();
         world.cancel(&name).await;
         world.cancel(&name).await;
-        world.wait(&name).await;
+        let Some(Outcome::Error(error)) = world.wait(&name).await.result else { panic!("it was not cancelled") };
+        assert_eq!(error.reason, "CANCELLED_BY_CALLER");
         assert!(start.elapsed() < Duration::from_secs(3), "{:?} while it waits for a table", start.elapsed());
         session.close().await.unwrap();
     }
@@ -152,17 +174,25 @@ async fn p02_the_service_that_is_stopped_leaves_before_or_after_and_exits_with_0
     world.set_passphrase(PASSPHRASE).await;
     let backup = world.backup().await;
     let after = world.digests();
+    let lasts = durations(&world, PASSPHRASE).await;
     world.damage();
-    let before = world.digests();
-    let (mut interrupted, mut state) = (0, before);
-    for delay in [50, 300, 600] {
+    let (mut interrupted, mut state) = (0, world.digests());
+    // At first while it waits for a table, then anywhere.
+    for part in [None, Some(5), Some(40), Some(80)] {
         for restore in [false, true] {
-            let name = if restore { world.begin_restore(&backup, PASSPHRASE).await } else { world.begin_backup().await };
-            tokio::time::sleep(Duration::from_millis(delay)).await;
+            let (name, session) = match part {
+                None => begin_waiting(&world, &backup, restore).await,
+                Some(part) => {
+                    let name = if restore { world.begin_restore(&backup, PASSPHRASE).await } else { world.begin_backup().await };
+                    tokio::time::sleep(lasts[usize::from(restore)] * part / 100).await;
+                    (name, world.platform().await)
+                }
+            };
             let start = Instant::now();
             assert_eq!(world.terminate().await, Some(0));
-            assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+            assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
             assert!(world.drafts().is_empty());
+            session.close().await.unwrap();
             world.start().await.unwrap();
             let ended = world.wait(&name).await;
             match ended.result.unwrap() {
@@ -174,11 +204,11 @@ async fn p02_the_service_that_is_stopped_leaves_before_or_after_and_exits_with_0
                 Outcome::Backup(_) => {}
                 other => panic!("{other:?}"),
             }
-            assert_eq!(world.digests(), state, "after {delay} ms");
+            assert_eq!(world.digests(), state, "{part:?}");
             world.is_tidy().await;
         }
     }
-    assert!(interrupted > 0);
+    assert!(interrupted >= 2, "those that waited could not have ended");
     world.restore(&backup, PASSPHRASE).await.unwrap();
     assert_eq!(world.digests(), after);
 }
@@ -188,26 +218,32 @@ async fn p03_f13_a_killed_service_ends_its_operation_at_the_next_start_and_leave
     let mut world = World::new().await;
     world.grow().await;
     let (mut names, mut drafts) = (Vec::new(), 0);
-    for round in 0..10u64 {
+    let copying = "select pid from pg_stat_activity where datname = current_database() and usename = 'holdfast_backup'
+        and state = 'active' and query like 'COPY%'";
+    let [lasts, _] = durations(&world, "").await;
+    for round in 0..10u32 {
         // The one before may hold the lock until it is looked after.
         let lock_wait = Some(prost_types::Duration { seconds: 60, nanos: 0 });
         let request = BackupRequest { lock_wait, ..Default::default() };
         names.push(world.backups().await.backup(request).await.unwrap().into_inner().name);
         if round % 3 == 0 {
+            // The session that copies is stopped, so that the draft stays one.
+            let pid = world.catch(copying).await;
+            signal("-STOP", &pid);
             eventually(Duration::from_secs(60), || (!world.drafts().is_empty()).then_some(())).await;
+            world.kill();
+            drafts += world.drafts().len();
+            signal("-CONT", &pid);
         } else {
-            tokio::time::sleep(Duration::from_millis(40 + 90 * round)).await;
+            tokio::time::sleep(lasts * round / 9).await;
+            world.kill();
         }
-        world.kill();
-        drafts += world.drafts().len();
         world.start().await.unwrap();
         if round % 3 == 2 {
-            let start = Instant::now();
             world.is_tidy().await;
-            assert!(start.elapsed() < Duration::from_secs(17), "{:?}", start.elapsed());
         }
     }
-    assert!(drafts > 0, "no kill hit a backup that was writing");
+    assert!(drafts >= 4, "no kill hit a backup that was writing");
     world.is_tidy().await;
     for name in names {
         match world.wait(&name).await.result.unwrap() {
@@ -284,7 +320,8 @@ async fn p03_an_orphan_whose_last_transaction_still_holds_the_fence_is_ended_whe
         .await;
     let mut zombie = world.superuser().await;
     sqlx::raw_sql("begin; select holdfast.fence('platform-maintenance', 1000)").execute(&mut zombie).await.unwrap();
-    tokio::time::sleep(Duration::from_secs(14)).await;
+    // Who looks after orphans waits for that transaction.
+    world.until_waiting("holdfast_state", "DELETE FROM lease%").await;
     assert_eq!(world.value(&format!("select done from holdfast.operation where id = '{orphan}'")).await, "false");
     zombie.close().await.unwrap();
     world.is_tidy().await;
@@ -317,7 +354,7 @@ async fn watching_listing_and_waiting_tell_the_life_of_an_operation() {
             session.close().await.unwrap();
         }
     }
-    assert!(done && messages >= 3 && percent == 100, "{messages} messages, {percent} %");
+    assert!(done && messages >= 2 && percent == 100, "{messages} messages, {percent} %");
 
     // A failure as a status, for scripts.
     let session = world.lock_table("access exclusive").await;
@@ -361,10 +398,10 @@ async fn watching_listing_and_waiting_tell_the_life_of_an_operation() {
 async fn p11_while_the_database_is_away_the_service_stays_and_works_again_afterwards() {
     let world = World::new().await;
     world.grow().await;
-    world.backup().await;
-    for delay in [100, 500] {
+    let [lasts, _] = durations(&world, "").await;
+    for part in [10, 60] {
         let name = world.begin_backup().await;
-        tokio::time::sleep(Duration::from_millis(delay)).await;
+        tokio::time::sleep(lasts * part / 100).await;
         world.database_away(true).await;
         let start = Instant::now();
         world.becomes_ready(false).await;

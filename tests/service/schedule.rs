@@ -173,14 +173,14 @@ async fn s14_a_run_that_finds_the_lock_taken_waits_and_is_skipped_at_its_deadlin
             "insert into holdfast.lease (lock_name, fencing_token, lease_id_hash, holder_id, purpose, reason, expiry_policy, expire_time)
              values ('platform-maintenance', 1000, '', 'update', 'SOFTWARE_UPDATE', 'Update to 8.4.1', 'HOLD', now() + interval '1 hour');
              update holdfast.setting set value = jsonb_set(value, '{start_deadline,secs}',
-                 to_jsonb(ceil(extract(epoch from now() - date_trunc('minute', now() - interval '600 seconds')))::int + 12))",
+                 to_jsonb(ceil(extract(epoch from now() - date_trunc('minute', now() - interval '600 seconds')))::int + 20))",
         )
         .await;
     world.start().await.unwrap();
-    world.becomes("select string_agg(state, ' ') from holdfast.slot", "running", Duration::from_secs(10)).await;
+    world.becomes("select string_agg(state, ' ') from holdfast.slot", "running", Duration::from_secs(30)).await;
     let error = world.try_backup(BackupRequest::default()).await.unwrap_err();
     assert_eq!((error.reason.as_str(), error.code), ("SOFTWARE_UPDATE_IN_PROGRESS", Code::FailedPrecondition.into()));
-    world.becomes("select string_agg(state, ' ') from holdfast.slot", "skipped", Duration::from_secs(40)).await;
+    world.becomes("select string_agg(state, ' ') from holdfast.slot", "skipped", Duration::from_secs(60)).await;
     assert_eq!(get(&world).await.last_run_state(), RunState::Skipped);
     assert!(world.listed().await.is_empty());
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use holdfast::grpc::proto::backup::{RestoreRequest, SetEncryptionRequest};
 
@@ -68,22 +68,20 @@ async fn no_secret_leaves_the_file_and_the_database() {
     world.start().await.unwrap();
 
     // Whoever reads the folder while a backup is made sees no plaintext.
-    let (folder, stop) = (world.folder(), Arc::new(AtomicBool::new(false)));
-    let stopped = stop.clone();
+    let (folder, stop, drafts) = (world.folder(), Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let (stopped, seen) = (stop.clone(), drafts.clone());
     let watch = tokio::spawn(async move {
-        let mut drafts = 0;
         while !stopped.load(Ordering::Relaxed) {
             for (path, bytes) in contents(&folder) {
                 absent(HASH, &bytes, "the folder");
                 let name = path.file_name().unwrap().to_string_lossy().into_owned();
                 if !bytes.is_empty() && (name.starts_with(".draft-") || name.ends_with(".pgp")) {
                     assert_eq!(bytes[0], 0xc3, "{name} is not an OpenPGP message");
-                    drafts += usize::from(name.starts_with(".draft-"));
+                    seen.fetch_add(usize::from(name.starts_with(".draft-")), Ordering::Relaxed);
                 }
             }
             tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }
-        drafts
     });
 
     let mut said: Vec<u8> = Vec::new();
@@ -117,8 +115,15 @@ async fn no_secret_leaves_the_file_and_the_database() {
     for option in ["--passphrase", "--token"] {
         assert_eq!(run(&world, &format!("list {option} x"), ""), 2, "no secret is an argument");
     }
+    // A draft lives for some milliseconds.
+    for _ in 0..50 {
+        if drafts.load(Ordering::Relaxed) == 0 {
+            world.backup().await;
+        }
+    }
     stop.store(true, Ordering::Relaxed);
-    assert!(watch.await.unwrap() > 0, "no draft was seen");
+    watch.await.unwrap();
+    assert!(drafts.load(Ordering::Relaxed) > 0, "no draft was seen");
 
     let process = PathBuf::from(format!("/proc/{}", world.pid()));
     let read = |name: &str| std::fs::read(process.join(name)).unwrap();

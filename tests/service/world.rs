@@ -40,10 +40,11 @@ impl tonic::service::Interceptor for Bearer {
     }
 }
 
-/// The PostgreSQL of this test run. It ends when this process does: its script reads our pipe.
+/// A PostgreSQL. It ends when this process does: its script reads our pipe.
 struct Cluster {
     port: u16,
     superuser_url: String,
+    folder: PathBuf,
     _script: Mutex<Child>,
 }
 
@@ -51,9 +52,10 @@ pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn cluster() -> &'static Cluster {
-    static CLUSTER: OnceLock<Cluster> = OnceLock::new();
-    CLUSTER.get_or_init(|| {
+/// The one of this test run.
+fn cluster() -> Arc<Cluster> {
+    static CLUSTER: OnceLock<Arc<Cluster>> = OnceLock::new();
+    let run = || {
         let mut script = Command::new(repository().join("deploy/dev/postgres.sh"));
         script.arg("run").arg(cluster_folder()).args(["-c", "max_connections=300", "-c", "max_prepared_transactions=10"]);
         let mut script = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("postgres.sh runs");
@@ -62,21 +64,59 @@ fn cluster() -> &'static Cluster {
         let word = |name: &str| line.split_whitespace().find_map(|word| word.strip_prefix(name)).expect(&line).to_owned();
         let superuser_url = word("superuser-url=");
         let port = word("port=").parse().unwrap();
-        psql(&superuser_url, &["-f", "deploy/platform/roles.sql"]);
+        Arc::new(Cluster { port, superuser_url, folder: cluster_folder(), _script: Mutex::new(script) }.furnished())
+    };
+    CLUSTER.get_or_init(run).clone()
+}
+
+impl Cluster {
+    /// One that a test may crash: it can be started again.
+    fn of_its_own() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let folder = cluster_folder().with_extension(NEXT.fetch_add(1, Ordering::Relaxed).to_string());
+        let script = repository().join("deploy/dev/postgres.sh");
+        let mut guard = Command::new("bash");
+        guard.args(["-c", "cat; \"$1\" stop \"$2\"; rm -rf \"$2\"", "guard"]).arg(&script).arg(&folder).stdin(Stdio::piped());
+        let guard = Mutex::new(guard.spawn().expect("bash runs"));
+        assert!(Command::new(&script).arg("start").arg(&folder).status().unwrap().success());
+        let url = Command::new(&script).arg("url").arg(&folder).output().unwrap().stdout;
+        let superuser_url = String::from_utf8(url).unwrap().trim().to_owned();
+        let port = std::fs::read_to_string(folder.join("port")).unwrap().trim().parse().unwrap();
+        Self { port, superuser_url, folder, _script: guard }.furnished()
+    }
+
+    /// With the roles, and the sample platform as a template.
+    fn furnished(self) -> Self {
+        let Self { port, superuser_url, .. } = &self;
+        psql(superuser_url, &["-f", "deploy/platform/roles.sql"]);
         for role in ["platform", "holdfast_state", "holdfast_backup", "holdfast_restore"] {
-            psql(&superuser_url, &["-c", &format!("alter role {role} password '{PASSWORD}'")]);
+            psql(superuser_url, &["-c", &format!("alter role {role} password '{PASSWORD}'")]);
         }
-        psql(&superuser_url, &["-c", "create database template_platform owner platform"]);
+        psql(superuser_url, &["-c", "create database template_platform owner platform"]);
         let template = format!("postgres://platform:{PASSWORD}@127.0.0.1:{port}/template_platform");
         psql(&template, &["-f", "deploy/platform/schema.sql"]);
         psql(&template, &["-f", "deploy/platform/grants.sql"]);
         psql(&template, &["-v", "scale=1", "-v", "seed=1", "-f", "deploy/platform/generate.sql"]);
-        Cluster { port, superuser_url, _script: Mutex::new(script) }
-    })
+        self
+    }
+
+    fn superuser_url(&self, database: &str) -> String {
+        format!("{}/{database}", self.superuser_url.rsplit_once('/').unwrap().0)
+    }
 }
 
 pub fn superuser_url(database: &str) -> String {
-    format!("{}/{database}", cluster().superuser_url.rsplit_once('/').unwrap().0)
+    cluster().superuser_url(database)
+}
+
+/// Whether the long sweeps are wanted: hundreds of rounds instead of a few (README.md).
+pub fn long_tests() -> bool {
+    std::env::var("HOLDFAST_LONG_TESTS").is_ok_and(|value| value == "1")
+}
+
+/// Rounds of a sweep.
+pub fn rounds(few: u32, many: u32) -> u32 {
+    if long_tests() { many } else { few }
 }
 
 /// Log of the PostgreSQL of this test run, of all its databases.
@@ -104,6 +144,7 @@ pub struct World {
     pub dir: Arc<tempfile::TempDir>,
     service: Option<Service>,
     settings: Vec<(String, String)>,
+    cluster: Arc<Cluster>,
 }
 
 /// URLs of a database for the platform and for a superuser.
@@ -148,17 +189,25 @@ impl World {
     pub async fn empty_platform(&self) -> EmptyPlatform {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let name = format!("scratch_{}", NEXT.fetch_add(1, Ordering::Relaxed));
-        let cluster = cluster();
+        let cluster = &self.cluster;
         psql(&cluster.superuser_url, &["-c", &format!("create database {name} owner platform")]);
         let platform = format!("postgres://platform:{PASSWORD}@127.0.0.1:{}/{name}", cluster.port);
         psql(&platform, &["-f", "deploy/platform/schema.sql", "-f", "deploy/platform/grants.sql"]);
-        EmptyPlatform { platform, superuser: superuser_url(&name) }
+        EmptyPlatform { platform, superuser: cluster.superuser_url(&name) }
     }
 
     /// The platform alone; the service starts with `start`.
     pub async fn without_service() -> Self {
+        Self::on(tokio::task::spawn_blocking(cluster).await.unwrap()).await
+    }
+
+    /// The same, on a PostgreSQL that nobody else uses (`crash_database`).
+    pub async fn on_its_own_database_server() -> Self {
+        Self::on(Arc::new(tokio::task::spawn_blocking(Cluster::of_its_own).await.unwrap())).await
+    }
+
+    async fn on(cluster: Arc<Cluster>) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(1);
-        let cluster = tokio::task::spawn_blocking(cluster).await.unwrap();
         let database = format!("platform_{}", NEXT.fetch_add(1, Ordering::Relaxed));
         // One copy of the template at a time: CREATE DATABASE refuses a template that is in use.
         static COPY: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
@@ -176,12 +225,13 @@ impl World {
         for (name, text) in [("token", TOKEN), ("password", PASSWORD), ("seal-key", "0123456789abcdef0123456789abcdef")] {
             std::fs::write(dir.path().join(name), text).unwrap();
         }
-        Self { database, dir, service: None, settings: Vec::new() }
+        Self { database, dir, service: None, settings: Vec::new(), cluster }
     }
 
     /// A second service for the same database and folder; it is not started yet.
     pub fn twin(&self) -> Self {
-        Self { database: self.database.clone(), dir: self.dir.clone(), service: None, settings: self.settings.clone() }
+        let (database, dir, settings) = (self.database.clone(), self.dir.clone(), self.settings.clone());
+        Self { database, dir, service: None, settings, cluster: self.cluster.clone() }
     }
 
     pub fn folder(&self) -> PathBuf {
@@ -205,7 +255,7 @@ impl World {
             ("HOLDFAST_FOLDER", path("backups")),
             ("HOLDFAST_CATALOG", repository().join("deploy/catalog.toml").display().to_string()),
             ("HOLDFAST_DATABASE__HOST", "127.0.0.1".to_owned()),
-            ("HOLDFAST_DATABASE__PORT", cluster().port.to_string()),
+            ("HOLDFAST_DATABASE__PORT", self.port().to_string()),
             ("HOLDFAST_DATABASE__NAME", self.database.clone()),
             ("HOLDFAST_DATABASE__SSLMODE", "disable".to_owned()),
             ("HOLDFAST_DATABASE__STATE_PASSWORD_FILE", path("password")),
@@ -242,6 +292,11 @@ impl World {
         self.settings.retain(|(known, _)| known != name);
     }
 
+    /// Where PostgreSQL listens.
+    pub fn port(&self) -> u16 {
+        self.cluster.port
+    }
+
     pub fn pid(&self) -> u32 {
         self.service.as_ref().expect("the service runs").process.id()
     }
@@ -256,6 +311,23 @@ impl World {
             service.process.kill().unwrap();
             service.process.wait().unwrap();
         }
+    }
+
+    /// Starts the service after a `kill`, as if that had been long ago: nothing waits until the dead one counts as dead.
+    pub async fn start_later(&mut self) {
+        self.sql_as_superuser("update holdfast.operation set heartbeat_time = heartbeat_time - interval '1 hour' where not done")
+            .await;
+        self.start().await.unwrap();
+    }
+
+    /// Ends PostgreSQL as a power cut would, and starts it again.
+    pub async fn crash_database(&self) {
+        let (pid, script) = (self.cluster.folder.join("data/postmaster.pid"), repository().join("deploy/dev/postgres.sh"));
+        let postmaster = std::fs::read_to_string(&pid).unwrap().lines().next().unwrap().to_owned();
+        // What `pg_ctl stop -m immediate` sends.
+        super::zoo::signal("-QUIT", &postmaster);
+        eventually(Duration::from_secs(60), || (!pid.exists()).then_some(())).await;
+        assert!(Command::new(script).arg("start").arg(&self.cluster.folder).status().unwrap().success());
     }
 
     /// Asks the service to end, and waits until it has. Returns its exit code.
@@ -304,11 +376,11 @@ impl World {
 
     /// A database connection that may do everything.
     pub async fn superuser(&self) -> PgConnection {
-        PgConnection::connect(&superuser_url(&self.database)).await.unwrap()
+        PgConnection::connect(&self.cluster.superuser_url(&self.database)).await.unwrap()
     }
 
     pub fn url(&self, role: &str) -> String {
-        format!("postgres://{role}:{PASSWORD}@127.0.0.1:{}/{}", cluster().port, self.database)
+        format!("postgres://{role}:{PASSWORD}@127.0.0.1:{}/{}", self.port(), self.database)
     }
 
     /// Runs statements as the platform.
@@ -383,7 +455,7 @@ impl World {
 
     /// Cuts every session of the service off and lets it have no new one; or lets it again.
     pub async fn database_away(&self, away: bool) {
-        let mut superuser = PgConnection::connect(&cluster().superuser_url).await.unwrap();
+        let mut superuser = PgConnection::connect(&self.cluster.superuser_url).await.unwrap();
         let allow = format!("alter database {} allow_connections {}", self.database, !away);
         superuser.execute(sqlx::raw_sql(AssertSqlSafe(allow))).await.unwrap();
         if away {

@@ -22,6 +22,15 @@ pub const GRANTS: &str = "
     grant usage on schema outside to holdfast_restore;
     grant select on all tables in schema outside to holdfast_restore;";
 
+/// Some tables that take a moment to restore.
+pub const BUSY: &str = "create table zoo.parent (id int primary key, name text not null unique);
+    create table zoo.child (id serial primary key, parent_id int not null references zoo.parent on delete cascade, note text);
+    create index on zoo.child (parent_id);
+    insert into zoo.parent select i, 'name ' || i from generate_series(1, 20000) i;
+    insert into zoo.child (parent_id, note) select i, md5(i::text) from generate_series(1, 20000) i;";
+pub const BUSY_DAMAGE: &str = "delete from zoo.parent where id % 3 = 0; update zoo.child set note = 'other';
+    insert into zoo.parent select i, 'new ' || i from generate_series(30000, 40000) i;";
+
 impl World {
     /// Runs `statements` as the platform, then starts the service with a catalog of one resource `zoo` with `tables`.
     pub async fn zoo(statements: &str, tables: &[&str]) -> Self {
@@ -35,7 +44,12 @@ impl World {
     }
 
     pub async fn zoo_without_service(statements: &str, catalog: &str) -> Self {
-        let mut world = Self::without_service().await;
+        Self::without_service().await.with_zoo(statements, catalog).await
+    }
+
+    /// The schemas `zoo` and `outside` in a world whose service is not started yet.
+    pub async fn with_zoo(self, statements: &str, catalog: &str) -> Self {
+        let mut world = self;
         // Only what a test makes itself is looked at by `digests`.
         world.sql("revoke all on all tables in schema platform from holdfast_backup, holdfast_restore").await;
         world.sql("create schema zoo; create schema outside; grant usage, create on schema zoo to platform_triggers").await;
@@ -71,6 +85,37 @@ impl World {
         connection.close().await.unwrap();
     }
 
+    /// The value of a query as soon as it is not NULL. The server asks itself without a pause between, so that what lasts
+    /// some milliseconds is met.
+    pub async fn catch(&self, query: &str) -> String {
+        let mut connection = self.superuser().await;
+        let function = format!(
+            "create function pg_temp.catch() returns text language plpgsql as $catch$
+             declare found text; final timestamptz := clock_timestamp() + interval '60 s'; begin
+                 loop
+                     perform pg_stat_clear_snapshot();
+                     found := ({query});
+                     exit when found is not null or clock_timestamp() > final;
+                     perform pg_sleep(0.0005);
+                 end loop;
+                 return found;
+             end $catch$"
+        );
+        run(&mut connection, &function).await;
+        let found = sqlx::query_scalar::<_, Option<String>>("select pg_temp.catch()").fetch_one(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+        found.unwrap_or_else(|| panic!("never: {query}\n{}", self.log()))
+    }
+
+    /// Until a session of the role waits for a lock, in a statement like this.
+    pub async fn until_waiting(&self, role: &str, statement: &str) {
+        self.until(&format!(
+            "exists (select from pg_stat_activity where datname = current_database() and usename = '{role}'
+                 and wait_event_type = 'Lock' and query like '{statement}')"
+        ))
+        .await;
+    }
+
     /// Ends the sessions of `role` that match `condition`, and returns how many there were.
     pub async fn terminate_sessions(&self, role: &str, condition: &str) -> usize {
         let query = format!(
@@ -86,6 +131,37 @@ impl World {
             Outcome::Error(error) => Err(error),
             outcome => Ok(outcome),
         }
+    }
+
+    /// From here a restore that commits waits in its COMMIT for whoever holds the gate (`close_gate`), for 5 s at most.
+    pub async fn build_gate(&self) {
+        self.sql_as_superuser(
+            "create table holdfast.gate (id int);
+             create function holdfast.wait() returns trigger language plpgsql security definer as $$ begin
+                 perform pg_advisory_xact_lock(1); return null; end $$;
+             create constraint trigger wait after insert on holdfast.gate deferrable initially deferred
+                 for each row execute function holdfast.wait();
+             create function holdfast.approach() returns trigger language plpgsql security definer as $$ begin
+                 set constraints holdfast.wait deferred; insert into holdfast.gate values (1); return null; end $$;
+             create trigger approach after insert on holdfast.restore_log for each row execute function holdfast.approach()",
+        )
+        .await;
+    }
+
+    /// Closes the gate, for as long as the session lives.
+    pub async fn close_gate(&self) -> PgConnection {
+        let mut gate = self.superuser().await;
+        run(&mut gate, "select pg_advisory_lock(1)").await;
+        gate
+    }
+
+    /// Until a restore waits in its COMMIT.
+    pub async fn until_commit(&self) {
+        self.until(
+            "exists (select from pg_stat_activity where datname = current_database()
+                 and usename = 'holdfast_restore' and wait_event = 'advisory' and query = 'COMMIT')",
+        )
+        .await;
     }
 
     pub async fn backup_outcome(&self, operation: &str) -> Result<Backup, OperationError> {
@@ -121,6 +197,11 @@ impl World {
 
 pub fn all_of(backup: &Backup) -> RestoreRequest {
     RestoreRequest { name: backup.name.clone(), skip_safety_backup: true, ..Default::default() }
+}
+
+/// Sends a signal, by its name, to a process.
+pub fn signal(signal: &str, pid: &str) {
+    assert!(std::process::Command::new("kill").args([signal, pid]).status().unwrap().success());
 }
 
 pub async fn run(connection: &mut PgConnection, statements: &str) {
