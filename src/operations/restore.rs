@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::backup::{advance, digest};
-use super::call::RestoreRequest;
+use super::call::{Caller, RestoreRequest};
 use super::in_use::Guard;
 use super::proof::Hashing;
 use super::work::Work;
@@ -38,12 +38,12 @@ struct Source {
 
 impl Holdfast {
     /// Starts a restore. `None` when the request was only to be validated.
-    pub async fn restore(&self, caller: &str, request: RestoreRequest) -> Result<Option<Operation>> {
+    pub async fn restore(&self, caller: &Caller, request: RestoreRequest) -> Result<Option<Operation>> {
         self.accepting()?;
         let about = format!("restore {} {:?} {:?}", request.backup, request.resources, request.reason);
         let key =
             Request { request_id: (!request.request_id.is_empty()).then(|| request.request_id.clone()), digest: digest(&about) };
-        if let Some(operation) = self.known(caller, &key).await? {
+        if let Some(operation) = self.known(caller.principal(), &key).await? {
             return Ok(Some(operation));
         }
         let source = self.open(&request).await?;
@@ -52,7 +52,7 @@ impl Holdfast {
             return Ok(None);
         }
         let accepted = Operation::accepted(new_operation_id(), Kind::Restore, caller, &request.request_id, now());
-        let operation = Operation { target: Some(request.backup), ..accepted };
+        let operation = Operation { target: Some(request.backup), reason: request.reason, ..accepted };
         let holdfast = self.clone();
         let run = move |work| async move { holdfast.run_restore(&work, source).await };
         self.begin(operation, key, request.lock_wait, run).await.map(Some)
