@@ -6,10 +6,15 @@ use std::fmt;
 
 use ring::digest::{SHA256, digest};
 use subtle::ConstantTimeEq;
-use tonic::codegen::http::{Extensions, HeaderMap, header};
+use tonic::codegen::http::{self, Extensions, HeaderMap, header};
+use tonic::transport::server::TcpConnectInfo;
 use tonic::{Request, Status};
 
+use crate::model::event::{Actor, Caller};
 use crate::model::{Failure, Reason};
+
+/// Characters of the `user-agent` that the audit log keeps.
+const MAX_USER_AGENT: usize = 128;
 
 /// What a caller may be allowed to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,11 +100,13 @@ pub fn method(path: &str) -> Option<(&'static str, Need)> {
     METHODS.iter().find(|(known, _)| *known == path).copied()
 }
 
-/// Who calls, as proven. Handlers find it in the extensions of the request.
+/// Who calls, as proven.
 #[derive(Debug, Clone)]
 pub struct Principal {
     /// Stands in operations, in the catalog and in the audit log.
     pub subject: String,
+    /// How it was proven, for example `token`.
+    pub authentication: &'static str,
     pub permissions: Permissions,
 }
 
@@ -146,7 +153,7 @@ impl Authenticator {
         match self {
             // Digests have one length, so that neither it nor the contents of the token show in the time this takes.
             Self::StaticToken { subject, digest } if bool::from(sha256(presented).ct_eq(digest)) => {
-                Ok(Principal { subject: subject.clone(), permissions: Permissions::All })
+                Ok(Principal { subject: subject.clone(), authentication: "token", permissions: Permissions::All })
             }
             Self::StaticToken { .. } => Err(refused(Reason::CredentialsInvalid, "The token is not valid.")),
         }
@@ -184,14 +191,28 @@ fn sha256(text: &str) -> [u8; 32] {
     bytes
 }
 
-/// The call's principal and its message.
+/// A call as the audit log tells of it; `None` for a caller that is not known. The gate leaves it in the extensions.
+pub fn caller<B>(request: &http::Request<B>, method: &str, principal: Option<&Principal>) -> Caller {
+    let user_agent = request.headers().get(header::USER_AGENT).map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let user_agent = user_agent.unwrap_or_default().chars().filter(|c| !c.is_control()).take(MAX_USER_AGENT).collect();
+    let peer = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+    let actor = Actor {
+        principal: principal.map(|principal| principal.subject.clone()).unwrap_or_default(),
+        authentication: principal.map_or("", |principal| principal.authentication).to_owned(),
+        peer_address: peer.map(|address| address.to_string()).unwrap_or_default(),
+        user_agent,
+    };
+    Caller { actor, method: method.to_owned() }
+}
+
+/// Who calls, and the message.
 ///
 /// # Errors
 /// CREDENTIALS_MISSING, when the call did not come through the gate.
-pub fn accept<T>(request: Request<T>) -> Result<(Principal, T), Status> {
+pub fn accept<T>(request: Request<T>) -> Result<(Caller, T), Status> {
     let (_, mut extensions, message) = request.into_parts();
-    match extensions.remove::<Principal>() {
-        Some(principal) => Ok((principal, message)),
+    match extensions.remove::<Caller>() {
+        Some(caller) => Ok((caller, message)),
         None => Err(refused(Reason::CredentialsMissing, "This call needs credentials.")),
     }
 }

@@ -26,14 +26,14 @@ type Answer<T> = Result<Response<T>, Status>;
 impl BackupService for Service {
     async fn backup(&self, request: Request<wire::BackupRequest>) -> Answer<wire::Operation> {
         let (caller, request) = accept(request)?;
-        let started = self.holdfast.backup(&caller.subject, convert::backup_request(request)?).await?;
+        let started = self.holdfast.backup(&caller, convert::backup_request(request)?).await?;
         Ok(Response::new(operation::accepted(started, Kind::Backup)))
     }
 
     async fn restore(&self, request: Request<wire::RestoreRequest>) -> Answer<wire::Operation> {
         self.check_secret(&request, !request.get_ref().passphrase.is_empty())?;
         let (caller, request) = accept(request)?;
-        let started = self.holdfast.restore(&caller.subject, convert::restore_request(request)?).await?;
+        let started = self.holdfast.restore(&caller, convert::restore_request(request)?).await?;
         Ok(Response::new(operation::accepted(started, Kind::Restore)))
     }
 
@@ -46,7 +46,7 @@ impl BackupService for Service {
         let (caller, request) = accept(request)?;
         let validate_only = request.validate_only;
         let (change, seen) = settings::schedule_change(request)?;
-        let state = self.holdfast.set_schedule(&caller.subject, change, seen, validate_only).await?;
+        let state = self.holdfast.set_schedule(&caller, change, seen, validate_only).await?;
         Ok(Response::new(settings::schedule(state)))
     }
 
@@ -58,7 +58,7 @@ impl BackupService for Service {
     async fn delete_backup(&self, request: Request<wire::DeleteBackupRequest>) -> Answer<()> {
         let (caller, request) = accept(request)?;
         let (id, seen) = (backup_id("name", &request.name)?, revision("etag", &request.etag)?);
-        Ok(Response::new(self.holdfast.delete_backup(&caller.subject, &id, seen).await?))
+        Ok(Response::new(self.holdfast.delete_backup(&caller, &id, seen).await?))
     }
 
     async fn verify_backup(&self, _: Request<wire::VerifyBackupRequest>) -> Answer<wire::Operation> {
@@ -68,7 +68,7 @@ impl BackupService for Service {
     async fn preview_restore(&self, request: Request<wire::PreviewRestoreRequest>) -> Answer<wire::Operation> {
         self.check_secret(&request, !request.get_ref().passphrase.is_empty())?;
         let (caller, request) = accept(request)?;
-        let started = self.holdfast.preview_restore(&caller.subject, convert::preview_request(request)?).await?;
+        let started = self.holdfast.preview_restore(&caller, convert::preview_request(request)?).await?;
         Ok(Response::new(operation::operation(started)))
     }
 
@@ -82,7 +82,7 @@ impl BackupService for Service {
         let (caller, request) = accept(request)?;
         let request = convert::download_request(&request)?;
         let (offset, limit) = (request.offset, request.limit);
-        let download = self.holdfast.download(&caller.subject, request).await?;
+        let download = self.holdfast.download(&caller, request).await?;
         Ok(Response::new(file(download, offset, limit)))
     }
 
@@ -110,7 +110,7 @@ impl BackupService for Service {
     async fn set_retention(&self, request: Request<wire::SetRetentionRequest>) -> Answer<wire::Retention> {
         let (caller, request) = accept(request)?;
         let (max_count, seen) = settings::set_retention_request(request)?;
-        Ok(Response::new(settings::retention(self.holdfast.set_retention(&caller.subject, max_count, seen).await?)))
+        Ok(Response::new(settings::retention(self.holdfast.set_retention(&caller, max_count, seen).await?)))
     }
 
     async fn get_encryption(&self, _: Request<wire::GetEncryptionRequest>) -> Answer<wire::Encryption> {
@@ -121,7 +121,7 @@ impl BackupService for Service {
         self.check_secret(&request, request.get_ref().passphrase.as_ref().is_some_and(|text| !text.is_empty()))?;
         let (caller, request) = accept(request)?;
         let (passphrase, seen) = settings::set_encryption_request(request)?;
-        Ok(Response::new(settings::encryption(self.holdfast.set_encryption(&caller.subject, passphrase, seen).await?)))
+        Ok(Response::new(settings::encryption(self.holdfast.set_encryption(&caller, passphrase, seen).await?)))
     }
 
     async fn get_system_status(&self, _: Request<wire::GetSystemStatusRequest>) -> Answer<wire::SystemStatus> {

@@ -53,7 +53,8 @@ impl Gate {
             Some((_, Need::Permission(permission))) => principal.check(permission)?,
             None => return Err(Failure::new(Reason::PermissionMissing, "No such method is served.").into()),
         }
-        request.extensions_mut().insert(principal);
+        let caller = access::caller(request, method.map_or("", |(path, _)| path), Some(&principal));
+        request.extensions_mut().insert(caller);
         Ok(Some(place))
     }
 }
@@ -129,6 +130,7 @@ mod tests {
     use tonic_types::StatusExt;
 
     use super::*;
+    use crate::model::event::Caller;
 
     fn call(path: &str, token: Option<&str>) -> Request<Body> {
         let request = Request::builder().uri(format!("http://localhost{path}"));
@@ -138,7 +140,7 @@ mod tests {
 
     async fn answer(gate: &Gate, request: Request<Body>) -> Option<Status> {
         let echo = tower::service_fn(|request: Request<Body>| async move {
-            let known = request.extensions().get::<access::Principal>().is_some();
+            let known = request.extensions().get::<Caller>().is_some();
             assert_eq!(known, !request.uri().path().starts_with("/grpc.health"), "a handler that panics");
             Ok(Response::new(Body::empty()))
         });

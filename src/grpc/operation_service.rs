@@ -59,7 +59,7 @@ impl OperationService for Service {
     async fn cancel_operation(&self, request: Request<wire::CancelOperationRequest>) -> Answer<()> {
         let (caller, request) = accept(request)?;
         let id = operation_id("name", &request.name)?;
-        Ok(Response::new(self.holdfast.cancel_operation(&caller.subject, id).await?))
+        Ok(Response::new(self.holdfast.cancel_operation(&caller, id).await?))
     }
 }
 

@@ -20,6 +20,26 @@ pub struct Actor {
     pub user_agent: String,
 }
 
+/// Who calls, and by which method.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Caller {
+    pub actor: Actor,
+    /// Full gRPC method; empty for what the service does by itself.
+    pub method: String,
+}
+
+impl Caller {
+    /// The service itself, in one of its roles, for example `scheduler`.
+    pub fn internal(role: &str) -> Self {
+        let actor = Actor { principal: format!("system:{role}"), authentication: "internal".into(), ..Actor::default() };
+        Self { actor, method: String::new() }
+    }
+
+    pub fn principal(&self) -> &str {
+        &self.actor.principal
+    }
+}
+
 /// One event. It has no secrets and no rows of the platform but the names that the catalog's checks and watches select.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::backup::{Backup, Trigger};
+use super::event::{Actor, Caller};
 use super::failure::Failure;
 use super::name::{BackupId, OperationId, ResourceName};
 use super::notice::Notice;
@@ -58,6 +59,15 @@ pub struct Operation {
     pub kind: Kind,
     pub trigger: Option<Trigger>,
     pub caller: String,
+    /// The caller with all that was proven of it, for the events that follow.
+    #[serde(default)]
+    pub actor: Actor,
+    /// gRPC method that started it; empty for what the service does by itself.
+    #[serde(default)]
+    pub method: String,
+    /// Why, as the caller says.
+    #[serde(default)]
+    pub reason: String,
     pub request_id: String,
     /// The backup it works on; a backup has one from the moment its file is known.
     pub target: Option<BackupId>,
@@ -142,12 +152,15 @@ pub struct ResourceChange {
 
 impl Operation {
     /// One that was just accepted, from `caller` at `now`.
-    pub fn accepted(id: OperationId, kind: Kind, caller: &str, request_id: &str, now: DateTime<Utc>) -> Self {
+    pub fn accepted(id: OperationId, kind: Kind, caller: &Caller, request_id: &str, now: DateTime<Utc>) -> Self {
         Self {
             id,
             kind,
             trigger: None,
-            caller: caller.to_owned(),
+            caller: caller.principal().to_owned(),
+            actor: caller.actor.clone(),
+            method: caller.method.clone(),
+            reason: String::new(),
             request_id: request_id.to_owned(),
             target: None,
             create_time: now,

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::call::BackupRequest;
+use super::call::{BackupRequest, Caller};
 use super::proof::Hashing;
 use super::work::Work;
 use super::{Error, Holdfast, Result, new_operation_id, now};
@@ -36,11 +36,11 @@ struct Written {
 
 impl Holdfast {
     /// Starts a backup. `None` when the request was only to be validated.
-    pub async fn backup(&self, caller: &str, request: BackupRequest) -> Result<Option<Operation>> {
+    pub async fn backup(&self, caller: &Caller, request: BackupRequest) -> Result<Option<Operation>> {
         self.accepting()?;
         let digest = digest(&format!("backup {:?} {:?} {:?}", request.description, request.trigger, request.scheduled_time));
         let key = Request { request_id: (!request.request_id.is_empty()).then(|| request.request_id.clone()), digest };
-        if let Some(operation) = self.known(caller, &key).await? {
+        if let Some(operation) = self.known(caller.principal(), &key).await? {
             return Ok(Some(operation));
         }
         if request.trigger == Trigger::Scheduled && !self.schedule().await?.setting.value.enabled {
@@ -60,7 +60,7 @@ impl Holdfast {
     pub(super) async fn begin_backup(
         &self,
         id: OperationId,
-        caller: &str,
+        caller: &Caller,
         request: BackupRequest,
         key: Request,
     ) -> Result<Operation> {

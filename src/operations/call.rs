@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 use crate::model::backup::{Backup, Trigger};
 use crate::model::catalog::Resource;
+pub use crate::model::event::Caller;
 use crate::model::schedule::{Recurrence, RunState};
 use crate::model::settings::{Retention, Setting};
 use crate::model::{BackupId, Failure, FileName, Notice, Operation, OperationId, Passphrase, ResourceName, Schedule, Sha256};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::call::{Chunk, Download, DownloadRequest};
+use super::call::{Caller, Chunk, Download, DownloadRequest};
 use super::{Error, Holdfast, Result, blocking};
 use crate::folder;
 use crate::model::backup::State;
@@ -15,7 +15,7 @@ const CHUNK_BYTES: u64 = 256 << 10;
 
 impl Holdfast {
     /// Opens a backup file for sending. A damaged one can be downloaded too.
-    pub async fn download(&self, caller: &str, request: DownloadRequest) -> Result<Download> {
+    pub async fn download(&self, caller: &Caller, request: DownloadRequest) -> Result<Download> {
         let id = request.backup;
         let guard = self.0.in_use.read(&id).ok_or_else(|| Error::BackupInUse(id.clone()))?;
         let stored = self.0.parts.state.backup(&id).await?.ok_or_else(|| Error::BackupNotFound(id.clone()))?;
@@ -36,7 +36,7 @@ impl Holdfast {
         let end = request.limit.map_or(backup.size_bytes, |limit| offset.saturating_add(limit).min(backup.size_bytes));
         let (sender, chunks) = mpsc::channel(1);
         let permit = self.0.transfers.clone().try_acquire_owned().map_err(|_| Error::TooManyTransfers)?;
-        tracing::info!(backup = %id, caller, offset, "download begins");
+        tracing::info!(backup = %id, caller = caller.principal(), offset, "download begins");
         self.0.tasks.spawn(async move {
             let (_guard, _permit) = (guard, permit);
             while offset < end {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::call::PreviewRequest;
+use super::call::{Caller, PreviewRequest};
 use super::source::Source;
 use super::work::Work;
 use super::{Error, Holdfast, Result, new_operation_id, now};
@@ -20,13 +20,13 @@ const VALID: Duration = Duration::from_secs(3600);
 
 impl Holdfast {
     /// Starts a preview. It takes no lock: others may work meanwhile.
-    pub async fn preview_restore(&self, caller: &str, request: PreviewRequest) -> Result<Operation> {
+    pub async fn preview_restore(&self, caller: &Caller, request: PreviewRequest) -> Result<Operation> {
         self.accepting()?;
         let source = self.open(&request.backup, request.passphrase.as_ref(), &request.resources).await?;
         let accepted = Operation::accepted(new_operation_id(), Kind::Preview, caller, "", now());
         let operation = Operation { target: Some(request.backup), ..accepted };
         let key = Request { request_id: None, digest: Vec::new() };
-        let (holdfast, caller) = (self.clone(), caller.to_owned());
+        let (holdfast, caller) = (self.clone(), caller.principal().to_owned());
         let run = move |work| async move { holdfast.run_preview(&work, &caller, &source).await };
         self.begin(operation, key, Duration::ZERO, run).await
     }

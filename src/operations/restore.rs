@@ -5,27 +5,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::backup::digest;
-use super::call::RestoreRequest;
+use super::call::{Caller, RestoreRequest};
 use super::preview::{check_etag, foreseen};
 use super::source::Source;
 use super::work::Work;
 use super::{Error, Holdfast, Result, new_operation_id, now};
-use crate::model::OperationId;
-use crate::model::event::{Actor, Event};
 use crate::model::notice::{Notice, in_the_way};
 use crate::model::operation::{Kind, Operation, Outcome, Phase, RestoreResult};
+use crate::model::{Event, OperationId};
 use crate::postgres::state::Request;
 use crate::postgres::{self, Purpose, Restore};
 
 impl Holdfast {
     /// Starts a restore. `None` when the request was only to be validated.
-    pub async fn restore(&self, caller: &str, request: RestoreRequest) -> Result<Option<Operation>> {
+    pub async fn restore(&self, caller: &Caller, request: RestoreRequest) -> Result<Option<Operation>> {
         self.accepting()?;
         let RestoreRequest { backup, resources, preview_etag, acknowledged, safety_backup, reason, .. } = &request;
         let about = format!("restore {backup} {resources:?} {preview_etag:?} {acknowledged:?} {safety_backup} {reason:?}");
         let key =
             Request { request_id: (!request.request_id.is_empty()).then(|| request.request_id.clone()), digest: digest(&about) };
-        if let Some(operation) = self.known(caller, &key).await? {
+        if let Some(operation) = self.known(caller.principal(), &key).await? {
             return Ok(Some(operation));
         }
         let source = self.open(backup, request.passphrase.as_ref(), resources).await?;
@@ -35,7 +34,7 @@ impl Holdfast {
             return Ok(None);
         }
         let accepted = Operation::accepted(new_operation_id(), Kind::Restore, caller, &request.request_id, now());
-        let operation = Operation { target: Some(request.backup.clone()), ..accepted };
+        let operation = Operation { target: Some(request.backup.clone()), reason: request.reason.clone(), ..accepted };
         let (holdfast, about, lock_wait) = (self.clone(), operation.clone(), request.lock_wait);
         let run = move |work| async move { holdfast.run_restore(&work, &about, &request, &source).await };
         self.begin(operation, key, lock_wait, run).await.map(Some)
@@ -129,12 +128,12 @@ impl Holdfast {
 fn consequence_of(about: &Operation, request: &RestoreRequest) -> Event {
     Event {
         kind: String::new(),
-        actor: Actor { principal: about.caller.clone(), ..Actor::default() },
-        method: String::new(),
+        actor: about.actor.clone(),
+        method: about.method.clone(),
         target: String::new(),
         operation: Some(about.id),
         failure: None,
-        reason: request.reason.clone(),
+        reason: about.reason.clone(),
         request_id: about.request_id.clone(),
         attributes: [("backup".to_owned(), format!("backups/{}", request.backup))].into(),
     }

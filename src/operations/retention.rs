@@ -2,6 +2,7 @@
 //!
 //! The catalog says DELETING first, then the file goes, then the row; an interruption is finished at the next start.
 
+use super::call::Caller;
 use super::{Error, Holdfast, Result};
 use crate::model::BackupId;
 use crate::model::backup::{Backup, State, expired, expired_safety};
@@ -39,7 +40,7 @@ impl Holdfast {
     }
 
     /// Deletes a backup and its file, for good. `revision`: refused when it is another one now.
-    pub async fn delete_backup(&self, caller: &str, id: &BackupId, revision: Option<i64>) -> Result<()> {
+    pub async fn delete_backup(&self, caller: &Caller, id: &BackupId, revision: Option<i64>) -> Result<()> {
         let stored = self.0.parts.state.backup(id).await?.ok_or_else(|| Error::BackupNotFound(id.clone()))?;
         if revision.is_some_and(|revision| revision != stored.revision) {
             return Err(Error::EtagMismatch("the backup"));
@@ -48,7 +49,7 @@ impl Holdfast {
             return Err(Error::BackupInUse(id.clone()));
         }
         self.remove(id, stored.backup.state).await?;
-        tracing::info!(backup = %id, caller, "backup deleted");
+        tracing::info!(backup = %id, caller = caller.principal(), "backup deleted");
         Ok(())
     }
 

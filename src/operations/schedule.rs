@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::backup::digest;
-use super::call::BackupRequest;
+use super::call::{BackupRequest, Caller};
 use super::{Holdfast, Result, new_operation_id, now};
 use crate::model::backup::Trigger;
 use crate::model::operation::{Operation, Outcome};
@@ -15,7 +15,6 @@ use crate::model::settings::Setting;
 use crate::model::{OperationId, Reason, Schedule};
 use crate::postgres::state::Request;
 
-const CALLER: &str = "system:scheduler";
 /// Longest time between the claim of a slot and the row of its operation.
 const STARTING: chrono::Duration = chrono::Duration::minutes(1);
 
@@ -65,7 +64,7 @@ impl Holdfast {
             validate_only: false,
         };
         let key = Request { request_id: None, digest: digest(&due.to_rfc3339()) };
-        if let Err(error) = self.begin_backup(id, CALLER, request, key).await {
+        if let Err(error) = self.begin_backup(id, &Caller::internal("scheduler"), request, key).await {
             // It never began; until the deadline, another tick tries again.
             state.unclaim_slot(due, Some(id)).await?;
             return Err(error);

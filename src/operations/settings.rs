@@ -1,6 +1,6 @@
 //! Settings that callers change: schedule, retention, encryption. A change is written before it is answered.
 
-use super::call::{RetentionState, Run, ScheduleChange, ScheduleState};
+use super::call::{Caller, RetentionState, Run, ScheduleChange, ScheduleState};
 use super::{Error, Holdfast, Result, blocking, now};
 use crate::archive::{self, Writer};
 use crate::model::backup::Trigger;
@@ -21,7 +21,7 @@ impl Holdfast {
     /// Changes the schedule. A past run is never made up for because of it.
     pub async fn set_schedule(
         &self,
-        caller: &str,
+        caller: &Caller,
         change: ScheduleChange,
         revision: Option<i64>,
         validate_only: bool,
@@ -69,7 +69,7 @@ impl Holdfast {
     }
 
     /// Changes how many backups are kept. Deletes nothing: the next successful backup does.
-    pub async fn set_retention(&self, caller: &str, max_count: u32, revision: Option<i64>) -> Result<RetentionState> {
+    pub async fn set_retention(&self, caller: &Caller, max_count: u32, revision: Option<i64>) -> Result<RetentionState> {
         if !Retention::RANGE.contains(&max_count) {
             let problem = format!("between {} and {} backups can be kept", Retention::RANGE.start(), Retention::RANGE.end());
             return Err(Error::InvalidField { field: "retention.max_count", problem });
@@ -86,7 +86,7 @@ impl Holdfast {
     /// Changes the passphrase for new backups; `None` switches encryption off. Files made earlier keep theirs.
     pub async fn set_encryption(
         &self,
-        caller: &str,
+        caller: &Caller,
         passphrase: Option<Passphrase>,
         revision: Option<i64>,
     ) -> Result<Setting<Encryption>> {
@@ -114,7 +114,7 @@ impl Holdfast {
             }
         };
         self.change(ENCRYPTION, "encryption", &value, secret.as_deref(), caller, revision, present.revision).await?;
-        tracing::info!(caller, encrypted = value.passphrase.is_some(), "encryption of new backups changed");
+        tracing::info!(caller = caller.principal(), encrypted = value.passphrase.is_some(), "encryption of new backups changed");
         self.encryption().await
     }
 
@@ -142,12 +142,12 @@ impl Holdfast {
         what: &'static str,
         value: &T,
         secret: Option<&[u8]>,
-        caller: &str,
+        caller: &Caller,
         seen: Option<i64>,
         present: i64,
     ) -> Result<()> {
         let unchanged = seen.is_none_or(|seen| seen == present);
-        if unchanged && self.0.parts.state.set_setting(name, value, secret, caller, present).await? {
+        if unchanged && self.0.parts.state.set_setting(name, value, secret, caller.principal(), present).await? {
             Ok(())
         } else {
             Err(Error::EtagMismatch(what))

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::call::Caller;
 use super::{Error, Holdfast, Result, now};
 use crate::model::operation::{Kind, Operation, Outcome, Phase, Progress};
 use crate::model::{BackupId, OperationId};
@@ -440,13 +441,13 @@ impl Holdfast {
     }
 
     /// Asks an operation to stop. It has stopped when it is done.
-    pub async fn cancel_operation(&self, caller: &str, id: OperationId) -> Result<()> {
+    pub async fn cancel_operation(&self, caller: &Caller, id: OperationId) -> Result<()> {
         if !self.0.parts.state.request_cancel(id).await? {
             let operation = self.get_operation(id).await?;
             // Cancelling what has ended has the wanted effect already.
             return if operation.done() { Ok(()) } else { Err(Error::NotCancellable(id)) };
         }
-        tracing::info!(operation_id = %id, caller, "cancellation requested");
+        tracing::info!(operation_id = %id, caller = caller.principal(), "cancellation requested");
         if let Some(work) = self.0.works.get(id) {
             work.stop(Error::Cancelled);
         }

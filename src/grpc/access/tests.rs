@@ -96,7 +96,7 @@ fn a_blank_token_is_no_token_and_none_is_printed() {
 #[test]
 fn a_principal_has_only_what_it_was_given() {
     let permissions = Permissions::Only(vec![Permission::BackupsCreate]);
-    let scheduler = Principal { subject: "scheduler".into(), permissions };
+    let scheduler = Principal { subject: "scheduler".into(), authentication: "token", permissions };
     assert!(scheduler.check(Permission::BackupsCreate).is_ok());
     let refused = scheduler.check(Permission::BackupsRestore).unwrap_err();
     assert_eq!(refused.code(), tonic::Code::PermissionDenied);

@@ -8,6 +8,7 @@ use super::super::fields::tests::refused;
 use super::*;
 use crate::model::Reason;
 use crate::model::backup::Trigger;
+use crate::model::event::Actor;
 
 fn at(seconds: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(seconds, 0).unwrap()
@@ -19,6 +20,9 @@ fn running() -> Operation {
         kind: Kind::Restore,
         trigger: Some(Trigger::OnDemand),
         caller: "user:eve".into(),
+        actor: Actor::default(),
+        method: String::new(),
+        reason: String::new(),
         request_id: "r-1".into(),
         target: Some(sample(None).id),
         create_time: at(1),
