@@ -17,7 +17,7 @@ use crate::folder::Draft;
 use crate::model::backup::{Backup, ResourceContent, State, Trigger};
 use crate::model::manifest::{FormatVersion, SequenceState};
 use crate::model::operation::{BackupResult, Kind, Operation, Outcome, Phase, Progress};
-use crate::model::{BackupId, EndRecord, FileName, Manifest, OperationId, Passphrase, Piece, Sha256, TableName};
+use crate::model::{BackupId, EndRecord, FileName, Manifest, Notice, OperationId, Passphrase, Piece, Sha256, TableName};
 use crate::postgres::state::Request;
 use crate::postgres::{self, Snapshot};
 
@@ -76,7 +76,7 @@ impl Holdfast {
         self.check_volume().await?;
         let (encryption, passphrase) = self.passphrase().await?;
         let mut attempt = 1;
-        let (manifest, written) = loop {
+        let (manifest, notices, written) = loop {
             let manifest = |snapshot: &Snapshot| {
                 let (resources, tables) = snapshot.schema().entries();
                 Manifest {
@@ -119,7 +119,7 @@ impl Holdfast {
             Default::default()
         });
         let backup = Backup { state: State::Ready, ..backup };
-        Ok(Outcome::Backup(Box::new(BackupResult { backup, expired, not_expired, notices: Vec::new() })))
+        Ok(Outcome::Backup(Box::new(BackupResult { backup, expired, not_expired, notices })))
     }
 
     /// Reads the database and writes the file, both at once, joined by a short channel. Each end takes a transfer that
@@ -129,10 +129,10 @@ impl Holdfast {
         work: &Arc<Work>,
         manifest: impl FnOnce(&Snapshot) -> Manifest,
         passphrase: Option<Passphrase>,
-    ) -> Result<(Manifest, Written)> {
+    ) -> Result<(Manifest, Vec<Notice>, Written)> {
         let parts = &self.0.parts;
         let snapshot = Snapshot::begin(&parts.database, &parts.catalog).await?;
-        let manifest = manifest(&snapshot);
+        let (manifest, notices) = (manifest(&snapshot), snapshot.schema().notices());
         work.target(&manifest.backup);
         work.phase(Phase::Transferring, "Reads the database and writes the file.");
         let total = u32::try_from(manifest.resources.len()).unwrap_or(u32::MAX);
@@ -162,7 +162,7 @@ impl Holdfast {
             (Err(postgres::Error::BrokenOff) | Ok(_), Err(error)) => return Err(error),
             (Err(error), _) => return Err(error.into()),
         };
-        Ok((manifest, written))
+        Ok((manifest, notices, written))
     }
 
     /// Catalog first, under the fence; then the name; then READY. A crash in between is finished or undone at the next

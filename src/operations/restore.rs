@@ -98,7 +98,7 @@ impl Holdfast {
                 return Err(Error::InvalidField { field: "resources", problem });
             }
         }
-        postgres::compatible(&schema, &manifest, &chosen)?;
+        let drift = postgres::compatible(&schema, &manifest, &chosen)?;
         let unknown =
             manifest.resources.iter().map(|resource| &resource.name).filter(|name| parts.catalog.resource(name).is_none());
         let skipped = unknown.map(|name| {
@@ -109,64 +109,37 @@ impl Holdfast {
             let message = "The file has no data for this resource; the present data is kept.";
             Notice::new(Severity::Info, "RESOURCE_NOT_IN_BACKUP", message).of(name)
         });
-        let notices = skipped.chain(kept).collect();
+        let notices = skipped.chain(kept).chain(drift).collect();
         Ok(Source { file, backup, passphrase: request.passphrase.clone(), manifest, chosen, notices, _in_use: in_use })
     }
 
     async fn run_restore(&self, work: &Arc<Work>, source: Source) -> Result<Outcome> {
         let parts = &self.0.parts;
-        let Source { file, backup, passphrase, manifest, chosen, notices, _in_use } = source;
+        let Source { backup, manifest, chosen, .. } = &source;
         let total = u32::try_from(chosen.len()).unwrap_or(u32::MAX);
         let estimated_bytes =
             backup.resources.iter().filter(|resource| chosen.contains(&resource.name)).map(|resource| resource.bytes).sum();
         work.progress(|progress| *progress = Progress { estimated_bytes, total_resources: total, ..Progress::default() });
 
         let mut restore =
-            Restore::begin(&parts.database, &parts.catalog, work.fencing_token(), work.id(), &manifest, &chosen).await?;
+            Restore::begin(&parts.database, &parts.catalog, work.fencing_token(), work.id(), manifest, chosen).await?;
         parts.state.set_transaction(work.id(), restore.transaction()).await?;
 
-        work.phase(Phase::Transferring, "Reads the file into staging tables.");
-        let resource_of = |entry: &crate::model::manifest::TableEntry| {
-            manifest.resources.iter().find(|resource| resource.tables.contains(&entry.name)).map(|resource| &resource.name)
-        };
-        let (pieces, incoming) = mpsc::channel(PIECES_IN_FLIGHT);
-        let (expected, id) = (manifest.clone(), backup.id.clone());
-        let reader = work.blocking(move || read_pieces(file, &backup, passphrase.as_ref(), &expected, pieces));
-        let loader = async {
-            // Gone when the loader is: a reader that waits for a place in the channel must learn of it.
-            let mut incoming = incoming;
-            let loaded = restore.load(&mut incoming, |entry, bytes| {
-                work.progress(|progress| {
-                    if let Some(resource) = resource_of(entry) {
-                        advance(progress, resource, bytes);
-                    }
-                });
-            });
-            let loaded = loaded.await;
-            // Rows that the database does not take may be those of a damaged file: only its end tells.
-            let refused = matches!(
-                loaded,
-                Err(postgres::Error::Query(_) | postgres::Error::Constraint { .. } | postgres::Error::Incompatible(_))
-            );
-            while refused && incoming.recv().await.is_some() {}
-            loaded
-        };
-        let (loaded, read) = tokio::join!(loader, reader);
-        let end = match (loaded, read?) {
-            (Ok(()), Ok(end)) => end,
-            // The end that broke off tells nothing; the other one knows why.
-            (Err(error), Ok(_) | Err(Error::Database(postgres::Error::BrokenOff))) => return Err(error.into()),
-            (_, Err(error)) => return Err(error),
-        };
+        work.phase(Phase::Transferring, "Reads the file.");
+        restore.look_for_short_way().await?;
+        let mut end = transfer(work, &source, &mut restore).await?;
+        if restore.take_short_way(&parts.catalog).await? {
+            end = transfer(work, &source, &mut restore).await?;
+        }
 
         work.phase(Phase::Applying, "Replaces what differs.");
         let changes = restore.apply(&parts.catalog, &end).await?;
         let result = RestoreResult {
-            backup: id,
+            backup: backup.id.clone(),
             snapshot_time: manifest.snapshot_time,
             commit_time: now(),
             changes,
-            notices,
+            notices: source.notices.clone(),
             safety_backup: None,
         };
         work.commit("Commits.")?;
@@ -218,6 +191,44 @@ impl Holdfast {
             State::Deleting => Err(Error::BackupNotReady(id.clone(), "it is being deleted".into())),
             State::Invalid => Err(Error::BackupNotReady(id.clone(), stored.backup.state_detail)),
         }
+    }
+}
+
+/// Reads the file once into the restore. Its end record comes only when everything in it held.
+async fn transfer(work: &Arc<Work>, source: &Source, restore: &mut Restore) -> Result<EndRecord> {
+    let Source { file, backup, passphrase, manifest, .. } = source;
+    let resource_of = |entry: &crate::model::manifest::TableEntry| {
+        manifest.resources.iter().find(|resource| resource.tables.contains(&entry.name)).map(|resource| &resource.name)
+    };
+    let (pieces, incoming) = mpsc::channel(PIECES_IN_FLIGHT);
+    let file = file.try_clone().map_err(crate::folder::Error::from)?;
+    let (backup, passphrase, expected) = (backup.clone(), passphrase.clone(), manifest.clone());
+    let reader = work.blocking(move || read_pieces(file, &backup, passphrase.as_ref(), &expected, pieces));
+    let loader = async {
+        // Gone when the loader is: a reader that waits for a place in the channel must learn of it.
+        let mut incoming = incoming;
+        let loaded = restore.load(&mut incoming, |entry, bytes| {
+            work.progress(|progress| {
+                if let Some(resource) = resource_of(entry) {
+                    advance(progress, resource, bytes);
+                }
+            });
+        });
+        let loaded = loaded.await;
+        // Rows that the database does not take may be those of a damaged file: only its end tells.
+        let refused = matches!(
+            loaded,
+            Err(postgres::Error::Query(_) | postgres::Error::Constraint { .. } | postgres::Error::Incompatible(_))
+        );
+        while refused && incoming.recv().await.is_some() {}
+        loaded
+    };
+    let (loaded, read) = tokio::join!(loader, reader);
+    match (loaded, read?) {
+        (Ok(()), Ok(end)) => Ok(end),
+        // The end that broke off tells nothing; the other one knows why.
+        (Err(error), Ok(_) | Err(Error::Database(postgres::Error::BrokenOff))) => Err(error.into()),
+        (_, Err(error)) => Err(error),
     }
 }
 

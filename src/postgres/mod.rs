@@ -5,13 +5,16 @@
 //! staged ([`restore`]). The service's own state ([`state`]) lives in the schema `holdfast`.
 
 mod apply;
+mod drift;
 mod park;
 mod queries;
 mod restore;
 mod schema;
 mod session;
 mod snapshot;
+mod stage;
 pub mod state;
+mod violations;
 
 use std::fmt;
 use std::path::Path;
@@ -19,9 +22,8 @@ use std::path::Path;
 use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgSslMode};
 use zeroize::Zeroizing;
 
-use crate::model::TableName;
-
-pub use restore::{Committed, Restore, compatible};
+pub use drift::compatible;
+pub use restore::{Committed, Restore};
 pub use schema::Schema;
 pub use snapshot::{Contents, Snapshot};
 pub use state::State;
@@ -97,24 +99,6 @@ impl From<sqlx::Error> for Error {
                 Self::Unavailable(error)
             }
             _ => Self::Query(error),
-        }
-    }
-}
-
-impl Error {
-    /// The same, when it came while rows of the file were read into the columns of `table`.
-    fn while_loading(self, table: &TableName) -> Self {
-        let code =
-            |error: &sqlx::Error| error.as_database_error().and_then(|error| error.code().map(|code| code.starts_with("22")));
-        match self {
-            // The text of such an error has the value in it.
-            Self::Query(error) if code(&error) == Some(true) => {
-                Self::Incompatible(format!("it has a value that a column of {table} does not take"))
-            }
-            Self::Constraint { table: unknown, constraint } if unknown == "?" => {
-                Self::Constraint { table: table.to_string(), constraint }
-            }
-            error => error,
         }
     }
 }

@@ -12,6 +12,7 @@ mod zoo;
 mod backup;
 mod cli;
 mod damage;
+mod drift;
 mod encryption;
 mod files;
 mod interop;
