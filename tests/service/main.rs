@@ -22,5 +22,7 @@ mod restore;
 mod round_trip;
 mod schedule;
 mod secrets;
+mod short_way;
 mod start;
+mod violations;
 mod wire;

@@ -14,6 +14,7 @@ use holdfast::grpc::proto::backup::{
     Backup, BackupRequest, CancelOperationRequest, Encryption, ListBackupsRequest, Operation, OperationError, RestoreRequest,
     RestoreResult, SetEncryptionRequest, WaitOperationRequest,
 };
+use holdfast::postgres::Login;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::interceptor::InterceptedService;
@@ -307,6 +308,14 @@ impl World {
 
     pub fn url(&self, role: &str) -> String {
         format!("postgres://{role}:{PASSWORD}@127.0.0.1:{}/{}", cluster().port, self.database)
+    }
+
+    /// The database as the service knows it.
+    pub fn database(&self) -> holdfast::postgres::Database {
+        let login = |user: &str| Login { user: user.to_owned(), password: Some(PASSWORD.to_owned().into()) };
+        let logins = ["holdfast_state", "holdfast_backup", "holdfast_restore"].map(login);
+        let (host, mode) = ("127.0.0.1".to_owned(), sqlx::postgres::PgSslMode::Disable);
+        holdfast::postgres::Database::new(host, cluster().port, self.database.clone(), mode, None, logins)
     }
 
     /// Runs statements as the platform.
