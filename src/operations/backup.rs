@@ -17,7 +17,7 @@ use crate::folder::Draft;
 use crate::model::backup::{Backup, ResourceContent, State, Trigger};
 use crate::model::manifest::{FormatVersion, SequenceState};
 use crate::model::operation::{BackupResult, Kind, Operation, Outcome, Phase, Progress};
-use crate::model::{BackupId, EndRecord, FileName, Manifest, OperationId, Passphrase, Piece, Sha256, TableName};
+use crate::model::{BackupId, EndRecord, FileName, Manifest, Notice, OperationId, Passphrase, Piece, Sha256, TableName};
 use crate::postgres::state::Request;
 use crate::postgres::{self, Snapshot};
 
@@ -32,6 +32,13 @@ struct Written {
     end: EndRecord,
     sha256: Sha256,
     bytes: u64,
+}
+
+/// A backup that is proven and does not have its name yet.
+pub struct Made {
+    pub backup: Backup,
+    pub draft: Draft,
+    pub notices: Vec<Notice>,
 }
 
 impl Holdfast {
@@ -73,30 +80,24 @@ impl Holdfast {
 
     async fn run_backup(&self, work: &Arc<Work>, about: &Operation, request: BackupRequest) -> Result<Outcome> {
         work.phase(Phase::Preparing, "Locks the tables and takes the snapshot.");
-        let made = self.make(work, about, request.trigger, &request.description).await?;
+        let Made { backup, draft, notices } = self.make(work, about, request.trigger, &request.description).await?;
         work.commit("Publishes the file.")?;
-        let backup = self.publish(work, made).await?;
+        let backup = self.publish(work, backup, draft).await?;
 
         work.phase(Phase::Finishing, "Gives up what is too old.");
         let (expired, not_expired) = self.expire().await.unwrap_or_else(|error| {
             tracing::warn!(%error, "backups beyond the limit could not be deleted yet");
             Default::default()
         });
-        Ok(Outcome::Backup(Box::new(BackupResult { backup, expired, not_expired, notices: Vec::new() })))
+        Ok(Outcome::Backup(Box::new(BackupResult { backup, expired, not_expired, notices })))
     }
 
     /// Makes a file of the present data and proves it from the disk. It does not have its name yet.
-    pub(super) async fn make(
-        &self,
-        work: &Arc<Work>,
-        about: &Operation,
-        trigger: Trigger,
-        description: &str,
-    ) -> Result<(Backup, Draft)> {
+    pub(super) async fn make(&self, work: &Arc<Work>, about: &Operation, trigger: Trigger, description: &str) -> Result<Made> {
         self.check_volume().await?;
         let (encryption, passphrase) = self.passphrase().await?;
         let mut attempt = 1;
-        let (manifest, written) = loop {
+        let (manifest, notices, written) = loop {
             let manifest = |snapshot: &Snapshot| {
                 let (resources, tables) = snapshot.schema().entries();
                 Manifest {
@@ -130,7 +131,7 @@ impl Holdfast {
         }
         let (proven, stopped) = (manifest.clone(), work.stopped());
         let written = work.blocking(move || prove(written, &proven, passphrase.as_ref(), &stopped)).await??;
-        Ok((describe(about, manifest, &written), written.draft))
+        Ok(Made { backup: describe(about, manifest, &written), draft: written.draft, notices })
     }
 
     /// Reads the database and writes the file, both at once, joined by a short channel. Each end takes a transfer that
@@ -140,10 +141,10 @@ impl Holdfast {
         work: &Arc<Work>,
         manifest: impl FnOnce(&Snapshot) -> Manifest,
         passphrase: Option<Passphrase>,
-    ) -> Result<(Manifest, Written)> {
+    ) -> Result<(Manifest, Vec<Notice>, Written)> {
         let parts = &self.0.parts;
         let snapshot = Snapshot::begin(&parts.database, &parts.catalog).await?;
-        let manifest = manifest(&snapshot);
+        let (manifest, notices) = (manifest(&snapshot), snapshot.schema().notices());
         // The progress of a restore is not that of its safety backup.
         let main = manifest.trigger != Trigger::Safety;
         if main {
@@ -181,12 +182,12 @@ impl Holdfast {
             (Err(postgres::Error::BrokenOff) | Ok(_), Err(error)) => return Err(error),
             (Err(error), _) => return Err(error.into()),
         };
-        Ok((manifest, written))
+        Ok((manifest, notices, written))
     }
 
     /// Catalog first, under the fence; then the name; then READY. A crash in between is finished or undone at the next
     /// start, whichever the file says.
-    pub(super) async fn publish(&self, work: &Work, (backup, draft): (Backup, Draft)) -> Result<Backup> {
+    pub(super) async fn publish(&self, work: &Work, backup: Backup, draft: Draft) -> Result<Backup> {
         let parts = &self.0.parts;
         parts.state.register(&backup, work.fencing_token()).await?;
         let (folder, name) = (parts.folder.clone(), backup.file_name.clone());

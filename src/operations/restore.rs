@@ -53,12 +53,19 @@ impl Holdfast {
         let begin = Restore::begin(&parts.database, &parts.catalog, purpose, work.id(), &about.caller, manifest, chosen);
         let mut restore = begin.await?;
         parts.state.set_transaction(work.id(), restore.transaction()).await?;
-        let end = source.load(work, &mut restore).await?;
-        // What is refused is better refused before anybody has to wait.
-        check(&foreseen(&mut restore, source, &end).await?, &request.acknowledged)?;
-
-        work.phase(Phase::Applying, "Locks the tables.");
-        restore.lock().await?;
+        if request.preview_etag.is_none() {
+            restore.look_for_short_way().await?;
+        }
+        let mut end = source.load(work, &mut restore).await?;
+        if restore.take_short_way().await? {
+            end = source.load(work, &mut restore).await?;
+        }
+        if !restore.is_locked() {
+            // What is refused is better refused before anybody has to wait.
+            check(&foreseen(&mut restore, source, &end).await?, &request.acknowledged)?;
+            work.phase(Phase::Applying, "Locks the tables.");
+            restore.lock().await?;
+        }
         if let Some(previewed) = &request.preview_etag {
             let notices = foreseen(&mut restore, source, &end).await?;
             check_etag(&mut restore, source, &notices, previewed).await?;

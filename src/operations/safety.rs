@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::backup::Made;
 use super::work::Work;
 use super::{Error, Holdfast, Result};
 use crate::model::backup::Trigger;
@@ -19,7 +20,10 @@ impl Holdfast {
     pub(super) async fn make_safety_backup(&self, work: &Arc<Work>, about: &Operation, source: &BackupId) -> Result<BackupId> {
         work.phase(Phase::SafetyBackup, "Makes a backup of the present state.");
         let description = format!("before the restore of {source}");
-        let made = async { self.publish(work, self.make(work, about, Trigger::Safety, &description).await?).await };
+        let made = async {
+            let Made { backup, draft, .. } = self.make(work, about, Trigger::Safety, &description).await?;
+            self.publish(work, backup, draft).await
+        };
         match made.await {
             Ok(backup) => Ok(backup.id),
             Err(error @ (Error::Cancelled | Error::Interrupted | Error::LeaseLost(_) | Error::TimedOut)) => Err(error),

@@ -82,8 +82,8 @@ impl Holdfast {
                 return Err(Error::InvalidField { field: "resources", problem });
             }
         }
-        postgres::compatible(&schema, &manifest, &chosen)?;
-        let notices = self.notices_about(&manifest, &kept);
+        let drift = postgres::compatible(&schema, &manifest, &chosen)?;
+        let notices = self.notices_about(&manifest, &kept).into_iter().chain(drift).collect();
         Ok(Source { file, backup, passphrase, manifest, chosen, notices, _in_use: in_use })
     }
 

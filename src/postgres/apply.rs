@@ -13,130 +13,51 @@ use sqlx::{AssertSqlSafe, Executor, PgConnection, Row};
 
 use super::Error;
 use super::park::park_unique_values;
-use super::schema::{ForeignKey, Schema, Table, UniqueIndex};
-use super::snapshot::{self, Rows};
+use super::schema::{ForeignKey, Schema, Table};
+use super::stage::Staged;
+
 use crate::model::catalog::OnRemoval;
 use crate::model::copy::Tally;
-use crate::model::manifest::TableEntry;
 use crate::model::name::quoted;
 use crate::model::operation::ResourceChange;
-use crate::model::{Catalog, CopyFormat, EndRecord, TableName};
-
-use futures_util::TryStreamExt;
+use crate::model::{Catalog, EndRecord, TableName};
 
 /// `pg_constraint.confdeltype` of a foreign key without an action.
 const NO_ACTION: char = 'a';
 
-/// A table of the file in a temporary table: not logged, seen by nobody else, gone with the transaction.
-pub struct Staged {
-    /// Place in the manifest.
-    place: usize,
-    pub entry: TableEntry,
-    pub(super) table: Table,
-}
-
-impl Staged {
-    pub async fn create(connection: &mut PgConnection, place: usize, entry: &TableEntry, table: &Table) -> Result<Self, Error> {
-        let staged = Self { place, entry: entry.clone(), table: table.clone() };
-        let (columns, target) = (staged.columns(""), table.name.sql());
-        let create =
-            format!("CREATE TEMPORARY TABLE stage_{place} ON COMMIT DROP AS SELECT {columns} FROM {target} WITH NO DATA");
-        execute(connection, create).await?;
-        Ok(staged)
+/// The three parts of the statement that bring one table to the state of the file.
+fn change_of(staged: &Staged, replace: bool) -> String {
+    let (n, target, stage) = (staged.place, staged.table.name.sql(), staged.stage());
+    if staged.direct {
+        return ["d", "u", "i"].map(|part| format!("{part}{n} AS (SELECT 1 WHERE false)")).join(", ");
     }
-
-    /// Columns as the file has them.
-    pub fn copy_in(&self) -> String {
-        let format = match self.entry.format {
-            CopyFormat::Text => "text",
-            CopyFormat::Binary => "binary",
-        };
-        format!("COPY {} ({}) FROM STDIN (FORMAT {format})", self.stage(), self.columns(""))
-    }
-
-    pub(super) fn stage(&self) -> String {
-        format!("pg_temp.stage_{}", self.place)
-    }
-
-    fn columns(&self, alias: &str) -> String {
-        list(self.entry.columns.iter().map(|column| format!("{alias}{}", quoted(&column.name))))
-    }
-
-    /// SQL that is true when row `s` of the stage is row `t` of the target: equal keys, by the key's own operators.
-    /// Identity columns that PostgreSQL lets nobody update count as part of the key.
-    pub(super) fn same_row(&self, key: &UniqueIndex) -> String {
-        let equal = key.parts.iter().map(|(part, operator)| format!("t.{part} {operator} s.{part}"));
-        let fixed = self.table.columns.iter().filter(|column| column.identity_always && !key.columns.contains(&column.name));
-        let fixed = fixed.map(|column| format!("t.{0} OPERATOR(pg_catalog.=) s.{0}", quoted(&column.name)));
-        equal.chain(fixed).collect::<Vec<_>>().join(" AND ")
-    }
-
-    /// SQL that counts the rows which `change` would remove, change and add.
-    fn count_differences(&self, replace: bool) -> String {
-        let (target, stage) = (self.table.name.sql(), self.stage());
-        let count = |rows: String| format!("(SELECT pg_catalog.count(*) FROM {rows})");
-        match &self.table.key {
-            Some(key) => {
-                let (same, differs) = (self.same_row(key), self.differs());
-                list(
-                    [
-                        format!("{target} t WHERE NOT EXISTS (SELECT FROM {stage} s WHERE {same})"),
-                        format!("{target} t JOIN {stage} s ON {same} WHERE {differs}"),
-                        format!("{stage} s WHERE NOT EXISTS (SELECT FROM {target} t WHERE {same})"),
-                    ]
-                    .into_iter()
-                    .map(count),
-                )
-            }
-            None => list(
-                [format!("{target} WHERE {replace}"), "(SELECT) AS none WHERE false".into(), format!("{stage} WHERE {replace}")]
-                    .into_iter()
-                    .map(count),
-            ),
+    let (columns, values) = (staged.all_columns(""), staged.all_columns("s."));
+    let insert = format!("INSERT INTO {target} ({columns}) OVERRIDING SYSTEM VALUE SELECT {values} FROM {stage} s");
+    match &staged.table.key {
+        Some(key) => {
+            let (same, differs) = (staged.same_row(key), staged.differs());
+            let settable = staged.table.columns.iter().filter(|column| !column.identity_always);
+            let set = list(settable.map(|column| format!("{0} = s.{0}", quoted(&column.name))));
+            let update = match set.is_empty() {
+                true => format!("SELECT 1 WHERE (SELECT pg_catalog.count(*) FROM d{n}) < 0"),
+                false => format!(
+                    "UPDATE {target} t SET {set} FROM {stage} s WHERE {same} AND {differs} \
+                     AND (SELECT pg_catalog.count(*) FROM d{n}) >= 0 RETURNING 1"
+                ),
+            };
+            format!(
+                "d{n} AS (DELETE FROM {target} t WHERE NOT EXISTS (SELECT FROM {stage} s WHERE {same}) RETURNING 1),\n\
+                 u{n} AS ({update}),\n\
+                 i{n} AS ({insert} WHERE NOT EXISTS (SELECT FROM {target} t WHERE {same}) \
+                          AND (SELECT pg_catalog.count(*) FROM u{n}) >= 0 RETURNING 1)"
+            )
         }
-    }
-
-    /// SQL that is true when row `s` of the stage and row `t` of the target are not the same. Compares the bytes of
-    /// values: 1.0 and 1.00, or 'a' and 'A' in citext, are equal but not the same.
-    fn differs(&self) -> String {
-        format!("pg_catalog.record_image_ne(ROW({}), ROW({}))", self.columns("t."), self.columns("s."))
-    }
-
-    /// The three parts of the statement that bring one table to the state of the file.
-    fn change(&self, replace: bool) -> String {
-        let (n, target, stage) = (self.place, self.table.name.sql(), self.stage());
-        let insert = format!(
-            "INSERT INTO {target} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {stage} s",
-            self.columns(""),
-            self.columns("s.")
-        );
-        match &self.table.key {
-            Some(key) => {
-                let same = self.same_row(key);
-                let settable = self.table.columns.iter().filter(|column| !column.identity_always);
-                let set = list(settable.map(|column| format!("{0} = s.{0}", quoted(&column.name))));
-                let differs = self.differs();
-                let update = match set.is_empty() {
-                    true => format!("SELECT 1 WHERE (SELECT pg_catalog.count(*) FROM d{n}) < 0"),
-                    false => format!(
-                        "UPDATE {target} t SET {set} FROM {stage} s WHERE {same} AND {differs} \
-                         AND (SELECT pg_catalog.count(*) FROM d{n}) >= 0 RETURNING 1"
-                    ),
-                };
-                format!(
-                    "d{n} AS (DELETE FROM {target} t WHERE NOT EXISTS (SELECT FROM {stage} s WHERE {same}) RETURNING 1),\n\
-                     u{n} AS ({update}),\n\
-                     i{n} AS ({insert} WHERE NOT EXISTS (SELECT FROM {target} t WHERE {same}) \
-                              AND (SELECT pg_catalog.count(*) FROM u{n}) >= 0 RETURNING 1)"
-                )
-            }
-            // Rows that nothing tells apart can only be replaced together.
-            None => format!(
-                "d{n} AS (DELETE FROM {target} WHERE {replace} RETURNING 1),\n\
-                 u{n} AS (SELECT 1 WHERE false),\n\
-                 i{n} AS ({insert} WHERE {replace} AND (SELECT pg_catalog.count(*) FROM d{n}) >= 0 RETURNING 1)"
-            ),
-        }
+        // Rows that nothing tells apart can only be replaced together.
+        None => format!(
+            "d{n} AS (DELETE FROM {target} WHERE {replace} RETURNING 1),\n\
+             u{n} AS (SELECT 1 WHERE false),\n\
+             i{n} AS ({insert} WHERE {replace} AND (SELECT pg_catalog.count(*) FROM d{n}) >= 0 RETURNING 1)"
+        ),
     }
 }
 
@@ -159,17 +80,22 @@ pub async fn apply(
     staged: &[&Staged],
     end: &EndRecord,
 ) -> Result<Vec<ResourceChange>, Error> {
-    let replace = without_key_and_different(connection, staged, end).await?;
+    for staged in staged.iter().filter(|staged| !staged.direct) {
+        execute(connection, format!("ANALYZE {}", staged.stage())).await?;
+    }
+    let expected = expected(connection, staged, end).await?;
+    let replace = without_key_and_different(connection, staged, &expected).await?;
     hold_rows_that_go(connection, catalog, schema, staged).await?;
     if let Some(referenced) = referenced(connection, catalog, schema, staged, &replace).await?.into_iter().next() {
         return Err(referenced);
     }
-    // They would change what is written, or write elsewhere on behalf of it.
-    switch_triggers(connection, staged, |trigger| format!("DISABLE TRIGGER {trigger}"), |_| true).await?;
+    if staged.iter().all(|staged| !staged.direct) {
+        disable_triggers(connection, staged).await?;
+    }
     execute(connection, "CREATE TEMPORARY SEQUENCE park".into()).await?;
     let mut taken_out = Vec::with_capacity(staged.len());
     for staged in staged {
-        taken_out.push(park_unique_values(connection, schema, staged).await?);
+        taken_out.push(if staged.direct { 0 } else { park_unique_values(connection, schema, staged).await? });
     }
     let mut counts = change(connection, staged, &replace).await?;
     // Rows that were taken out for the moment were not removed and added, but changed.
@@ -177,9 +103,14 @@ pub async fn apply(
         *changed += taken_out;
         *added -= taken_out;
     }
+    for ((staged, expected), [.., added]) in staged.iter().zip(&expected).zip(&mut counts) {
+        if staged.direct {
+            *added = expected.rows.cast_signed();
+        }
+    }
     execute(connection, "SET CONSTRAINTS ALL IMMEDIATE".into()).await?;
-    if first_difference(connection, staged, end).await?.is_some() {
-        let replace = without_key_and_different(connection, staged, end).await?;
+    if first_difference(connection, staged, &expected).await?.is_some() {
+        let replace = without_key_and_different(connection, staged, &expected).await?;
         change(connection, staged, &replace).await?;
     }
     execute(connection, "DROP SEQUENCE pg_temp.park".into()).await?;
@@ -190,7 +121,7 @@ pub async fn apply(
             check_foreign_key(connection, key).await?;
         }
     }
-    match first_difference(connection, staged, end).await? {
+    match first_difference(connection, staged, &expected).await? {
         None => Ok(changes(catalog, staged, end, &counts)),
         Some(table) => Err(Error::NotExact { table: table.to_string() }),
     }
@@ -203,21 +134,48 @@ pub async fn compare(
     staged: &[&Staged],
     end: &EndRecord,
 ) -> Result<Vec<ResourceChange>, Error> {
-    let replace = without_key_and_different(connection, staged, end).await?;
+    let expected = expected(connection, staged, end).await?;
+    let replace = without_key_and_different(connection, staged, &expected).await?;
     let mut counts = Vec::with_capacity(staged.len());
     for (staged, replace) in staged.iter().zip(replace) {
-        let row =
-            connection.fetch_one(sqlx::raw_sql(AssertSqlSafe(format!("SELECT {}", staged.count_differences(replace))))).await?;
+        let query = format!("SELECT {}", differences(staged, replace));
+        let row = connection.fetch_one(sqlx::raw_sql(AssertSqlSafe(query))).await?;
         counts.push([row.try_get(0)?, row.try_get(1)?, row.try_get(2)?]);
     }
     Ok(changes(catalog, staged, end, &counts))
+}
+
+/// SQL that counts the rows which `change_of` would remove, change and add.
+fn differences(staged: &Staged, replace: bool) -> String {
+    let (target, stage) = (staged.table.name.sql(), staged.stage());
+    let rows = match &staged.table.key {
+        Some(key) => {
+            let (same, differs) = (staged.same_row(key), staged.differs());
+            [
+                format!("{target} t WHERE NOT EXISTS (SELECT FROM {stage} s WHERE {same})"),
+                format!("{target} t JOIN {stage} s ON {same} WHERE {differs}"),
+                format!("{stage} s WHERE NOT EXISTS (SELECT FROM {target} t WHERE {same})"),
+            ]
+        }
+        None => [format!("{target} WHERE {replace}"), "(SELECT) AS none WHERE false".into(), format!("{stage} WHERE {replace}")],
+    };
+    list(rows.into_iter().map(|rows| format!("(SELECT pg_catalog.count(*) FROM {rows})")))
 }
 
 /// What each target adds up to at present.
 pub async fn present(connection: &mut PgConnection, staged: &[&Staged]) -> Result<Vec<Tally>, Error> {
     let mut tallies = Vec::with_capacity(staged.len());
     for staged in staged {
-        tallies.push(tally(connection, staged).await?);
+        tallies.push(staged.tally(connection).await?);
+    }
+    Ok(tallies)
+}
+
+/// What each target must add up to.
+pub async fn expected(connection: &mut PgConnection, staged: &[&Staged], end: &EndRecord) -> Result<Vec<Tally>, Error> {
+    let mut tallies = Vec::with_capacity(staged.len());
+    for staged in staged {
+        tallies.push(staged.expected(connection, end).await?);
     }
     Ok(tallies)
 }
@@ -226,11 +184,11 @@ pub async fn present(connection: &mut PgConnection, staged: &[&Staged]) -> Resul
 pub async fn without_key_and_different(
     connection: &mut PgConnection,
     staged: &[&Staged],
-    end: &EndRecord,
+    expected: &[Tally],
 ) -> Result<Vec<bool>, Error> {
     let mut replace = Vec::with_capacity(staged.len());
-    for staged in staged {
-        replace.push(staged.table.key.is_none() && tally(connection, staged).await? != end.tables[staged.place].tally);
+    for (staged, expected) in staged.iter().zip(expected) {
+        replace.push(!staged.direct && staged.table.key.is_none() && staged.tally(connection).await? != *expected);
     }
     Ok(replace)
 }
@@ -238,11 +196,11 @@ pub async fn without_key_and_different(
 async fn first_difference<'a>(
     connection: &mut PgConnection,
     staged: &[&'a Staged],
-    end: &EndRecord,
+    expected: &[Tally],
 ) -> Result<Option<&'a TableName>, Error> {
-    for staged in staged {
-        if tally(connection, staged).await? != end.tables[staged.place].tally {
-            return Ok(Some(&staged.entry.name));
+    for (staged, expected) in staged.iter().zip(expected) {
+        if staged.tally(connection).await? != *expected {
+            return Ok(Some(&staged.table.name));
         }
     }
     Ok(None)
@@ -250,7 +208,7 @@ async fn first_difference<'a>(
 
 /// Rows of the targets that were removed, changed and added, for each stage.
 async fn change(connection: &mut PgConnection, staged: &[&Staged], replace: &[bool]) -> Result<Vec<[i64; 3]>, Error> {
-    let parts: Vec<String> = staged.iter().zip(replace).map(|(staged, replace)| staged.change(*replace)).collect();
+    let parts: Vec<String> = staged.iter().zip(replace).map(|(staged, replace)| change_of(staged, *replace)).collect();
     if parts.is_empty() {
         return Ok(Vec::new());
     }
@@ -282,7 +240,7 @@ async fn hold_rows_that_go(
     staged: &[&Staged],
 ) -> Result<(), Error> {
     let places: BTreeSet<usize> = from_outside(catalog, schema, staged).map(|(_, place)| place).collect();
-    for staged in places.into_iter().map(|place| staged[place]) {
+    for staged in places.into_iter().map(|place| staged[place]).filter(|staged| !staged.direct) {
         let Some(key) = &staged.table.key else { continue };
         let (target, stage, same) = (staged.table.name.sql(), staged.stage(), staged.same_row(key));
         let go = format!("SELECT 1 FROM {target} t WHERE NOT EXISTS (SELECT FROM {stage} s WHERE {same}) FOR UPDATE");
@@ -300,11 +258,9 @@ pub async fn referenced(
     replace: &[bool],
 ) -> Result<Vec<Error>, Error> {
     let mut found = Vec::new();
-    for (key, place) in from_outside(catalog, schema, staged) {
+    for (key, place) in from_outside(catalog, schema, staged).filter(|(_, place)| !staged[*place].direct) {
         let (target, replace) = (staged[place], replace[place]);
-        let equal = |row: &str| {
-            and(key.columns.iter().map(|(from, to, operator)| format!("{row}.{} {operator} f.{}", quoted(to), quoted(from))))
-        };
+        let equal = |row: &str| equal_to(key, row);
         let stays = match (&target.table.key, replace) {
             // NO ACTION asks at the end whether there is such a row.
             _ if key.on_delete == NO_ACTION => format!("EXISTS (SELECT FROM {} s WHERE {})", target.stage(), equal("s")),
@@ -332,13 +288,12 @@ pub async fn referenced(
 /// Every row of the referring side has the row that it refers to. Not taken from the constraint: `VALIDATE CONSTRAINT`
 /// calls a foreign key valid that was loaded with its triggers off.
 async fn check_foreign_key(connection: &mut PgConnection, key: &ForeignKey) -> Result<(), Error> {
-    let equal = key.columns.iter().map(|(from, to, operator)| format!("t.{} {operator} f.{}", quoted(to), quoted(from)));
     let dangling = format!(
         "SELECT EXISTS (SELECT FROM {} f WHERE {} AND NOT EXISTS (SELECT FROM {} t WHERE {}))",
         key.from.sql(),
         refers(key),
         key.to.sql(),
-        and(equal)
+        equal_to(key, "t")
     );
     if connection.fetch_one(sqlx::raw_sql(AssertSqlSafe(dangling))).await?.try_get(0)? {
         return Err(Error::Constraint { table: key.from.to_string(), constraint: key.name.clone() });
@@ -347,8 +302,18 @@ async fn check_foreign_key(connection: &mut PgConnection, key: &ForeignKey) -> R
 }
 
 /// A row refers when none of its columns is null (MATCH SIMPLE).
-fn refers(key: &ForeignKey) -> String {
+pub(super) fn refers(key: &ForeignKey) -> String {
     and(key.columns.iter().map(|(from, ..)| format!("f.{} IS NOT NULL", quoted(from))))
+}
+
+/// `row` is the one that row `f` refers to.
+pub(super) fn equal_to(key: &ForeignKey, row: &str) -> String {
+    and(key.columns.iter().map(|(from, to, operator)| format!("{row}.{} {operator} f.{}", quoted(to), quoted(from))))
+}
+
+/// They would change what is written, or write elsewhere on behalf of it.
+pub(super) async fn disable_triggers(connection: &mut PgConnection, staged: &[&Staged]) -> Result<(), Error> {
+    switch_triggers(connection, staged, |trigger| format!("DISABLE TRIGGER {trigger}"), |_| true).await
 }
 
 async fn switch_triggers(
@@ -362,21 +327,6 @@ async fn switch_triggers(
         execute(connection, format!("ALTER TABLE ONLY {} {action}", trigger.relation.sql())).await?;
     }
     Ok(())
-}
-
-/// What the rows of a target add up to, read as a backup reads them.
-async fn tally(connection: &mut PgConnection, staged: &Staged) -> Result<Tally, Error> {
-    let format = staged.entry.format;
-    let columns = staged.entry.columns.iter().map(|column| column.name.as_str());
-    let mut stream = connection.copy_out_raw(&snapshot::copy_out(&staged.entry.name, columns, format)).await?;
-    let (mut rows, mut tally) = (Rows::new(format), Tally::default());
-    while let Some(message) = stream.try_next().await? {
-        if let Some(row) = rows.row(&message)? {
-            tally.add(format, row).map_err(|_| Error::BrokenOff)?;
-        }
-    }
-    rows.finish()?;
-    Ok(tally)
 }
 
 fn changes(catalog: &Catalog, staged: &[&Staged], end: &EndRecord, counts: &[[i64; 3]]) -> Vec<ResourceChange> {
@@ -407,7 +357,7 @@ pub(super) async fn execute(connection: &mut PgConnection, sql: String) -> Resul
     Ok(())
 }
 
-fn list(parts: impl Iterator<Item = String>) -> String {
+pub(super) fn list(parts: impl Iterator<Item = String>) -> String {
     parts.collect::<Vec<_>>().join(", ")
 }
 

@@ -5,6 +5,7 @@
 //! staged ([`restore`]). The service's own state ([`state`]) lives in the schema `holdfast`.
 
 mod apply;
+mod drift;
 mod park;
 mod queries;
 mod restore;
@@ -12,7 +13,9 @@ mod rules;
 mod schema;
 mod session;
 mod snapshot;
+mod stage;
 pub mod state;
+mod violations;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,9 +24,8 @@ use std::path::Path;
 use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgSslMode};
 use zeroize::Zeroizing;
 
-use crate::model::TableName;
-
-pub use restore::{Committed, Purpose, Restore, compatible};
+pub use drift::compatible;
+pub use restore::{Committed, Purpose, Restore};
 pub use schema::{Schema, Table};
 pub use snapshot::{Contents, Snapshot};
 pub use state::State;
@@ -113,22 +115,6 @@ impl Error {
             _ => Vec::new(),
         };
         names.into_iter().map(|(name, value)| (name.to_owned(), value.clone())).collect()
-    }
-
-    /// The same, when it came while rows of the file were read into the columns of `table`.
-    fn while_loading(self, table: &TableName) -> Self {
-        let code =
-            |error: &sqlx::Error| error.as_database_error().and_then(|error| error.code().map(|code| code.starts_with("22")));
-        match self {
-            // The text of such an error has the value in it.
-            Self::Query(error) if code(&error) == Some(true) => {
-                Self::Incompatible(format!("it has a value that a column of {table} does not take"))
-            }
-            Self::Constraint { table: unknown, constraint } if unknown == "?" => {
-                Self::Constraint { table: table.to_string(), constraint }
-            }
-            error => error,
-        }
     }
 }
 

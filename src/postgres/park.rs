@@ -7,8 +7,9 @@
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
 
 use super::Error;
-use super::apply::{Staged, and};
+use super::apply::and;
 use super::schema::{Column, ForeignKey, Schema, UniqueIndex};
+use super::stage::Staged;
 use crate::model::name::quoted;
 
 /// Parks what is in the way. Returns how many rows were taken out.

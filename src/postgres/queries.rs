@@ -17,6 +17,7 @@ pub(super) const SIZE: &str = "
 pub(super) const COLUMNS: &str = "
     SELECT a.attrelid AS table, a.attname::text AS name, pg_catalog.format_type(a.atttypid, a.atttypmod) AS type_name,
            NOT (a.attnotnull OR d.required) AS nullable, a.attidentity = 'a' AS identity_always,
+           a.attidentity <> '' AS identity, a.atthasdef OR a.attidentity <> '' OR d.has_default AS has_default,
            b.typcategory AS category, b.typname::text AS base_type,
            CASE WHEN b.typname IN ('varchar', 'bpchar') AND GREATEST(a.atttypmod, d.typmod) > 4
                 THEN GREATEST(a.atttypmod, d.typmod) - 4 END AS max_length,
@@ -30,10 +31,11 @@ pub(super) const COLUMNS: &str = "
     JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
     CROSS JOIN LATERAL (
         WITH RECURSIVE below AS (
-            SELECT t.oid, t.typbasetype AS base, t.typtypmod AS typmod, t.typnotnull AS required, false AS checked
+            SELECT t.oid, t.typbasetype AS base, t.typtypmod AS typmod, t.typnotnull AS required, false AS checked,
+                   t.typdefault IS NOT NULL AS has_default
             UNION ALL
             SELECT u.oid, u.typbasetype, GREATEST(below.typmod, u.typtypmod), below.required OR u.typnotnull,
-                   below.checked OR EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.contypid = below.oid)
+                   below.checked OR EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.contypid = below.oid), below.has_default
             FROM below JOIN pg_catalog.pg_type u ON u.oid = below.base)
         SELECT * FROM below WHERE base = 0) AS d
     JOIN pg_catalog.pg_type b ON b.oid = d.oid
@@ -44,9 +46,10 @@ pub(super) const COLUMNS: &str = "
 // every row can serve as the key.
 pub(super) const UNIQUES: &str = "
     SELECT i.indrelid AS table,
-           i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL AND NOT EXISTS (
+           i.indisunique AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL AND NOT EXISTS (
                SELECT FROM pg_catalog.pg_attribute a
                WHERE a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) AND (NOT a.attnotnull OR a.attgenerated <> '')) AS is_key,
+           n.relname::text AS name, i.indimmediate AS immediate,
            COALESCE(pg_catalog.pg_get_expr(i.indpred, i.indrelid), 'true') AS predicate,
            COALESCE((pg_catalog.to_jsonb(i) ->> 'indnullsnotdistinct')::boolean, false) AS nulls_equal,
            ARRAY(SELECT COALESCE((SELECT pg_catalog.quote_ident(a.attname) FROM pg_catalog.pg_attribute a
@@ -72,9 +75,10 @@ pub(super) const UNIQUES: &str = "
                           AND d.refobjid = i.indrelid AND d.refobjsubid = a.attnum))
                  ORDER BY pg_catalog.array_position(i.indkey::int2[], a.attnum)) AS columns
     FROM pg_catalog.pg_index i
+    JOIN pg_catalog.pg_class n ON n.oid = i.indexrelid
     LEFT JOIN pg_catalog.pg_constraint x ON x.conindid = i.indexrelid AND x.contype = 'x'
-    WHERE i.indrelid = ANY ($1) AND (i.indisunique OR x.oid IS NOT NULL) AND i.indimmediate AND i.indisvalid
-    ORDER BY i.indrelid, i.indisprimary DESC, i.indexrelid";
+    WHERE i.indrelid = ANY ($1) AND (i.indisunique OR x.oid IS NOT NULL) AND i.indisvalid
+    ORDER BY i.indrelid, i.indimmediate DESC, i.indisprimary DESC, i.indexrelid";
 
 pub(super) const TRIGGERS: &str = "
     WITH RECURSIVE member AS (
@@ -89,7 +93,7 @@ pub(super) const TRIGGERS: &str = "
     ORDER BY 1, 2, 3, 4";
 
 pub(super) const FOREIGN_KEYS: &str = "
-    SELECT k.conname::text AS name, k.confdeltype AS on_delete, fn.nspname::text AS from_schema, f.relname::text AS from_table,
+    SELECT k.conname::text AS name, k.confdeltype AS on_delete, k.condeferrable AS deferrable, fn.nspname::text AS from_schema, f.relname::text AS from_table,
            tn.nspname::text AS to_schema, t.relname::text AS to_table,
            ARRAY(SELECT a.attname::text FROM pg_catalog.unnest(k.conkey) WITH ORDINALITY u(n, place)
                  JOIN pg_catalog.pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.n ORDER BY u.place) AS from_columns,
@@ -129,6 +133,50 @@ pub(super) const OWNED_SEQUENCES: &str = "
     WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass
       AND d.refobjid = ANY ($1) AND d.refobjsubid > 0 AND d.deptype IN ('a', 'i')
     ORDER BY 2, 3";
+
+// Constraints that hold for new rows only, of the tables, of their partitions, and of the types of their columns.
+pub(super) const NOT_VALID: &str = "
+    WITH RECURSIVE member AS (
+        SELECT o.oid AS root, o.oid FROM pg_catalog.unnest($1::oid[]) AS o(oid)
+        UNION ALL SELECT m.root, i.inhrelid FROM member m JOIN pg_catalog.pg_inherits i ON i.inhparent = m.oid),
+    typed AS (
+        SELECT a.attrelid AS root, a.atttypid AS oid FROM pg_catalog.pg_attribute a
+        WHERE a.attrelid = ANY ($1) AND a.attnum > 0 AND NOT a.attisdropped
+        UNION SELECT typed.root, t.typbasetype FROM typed JOIN pg_catalog.pg_type t ON t.oid = typed.oid AND t.typbasetype <> 0)
+    SELECT DISTINCT found.root AS table, k.conname::text AS name
+    FROM (SELECT m.root, k.oid FROM member m JOIN pg_catalog.pg_constraint k ON k.conrelid = m.oid
+          UNION SELECT typed.root, k.oid FROM typed JOIN pg_catalog.pg_constraint k ON k.contypid = typed.oid) AS found
+    JOIN pg_catalog.pg_constraint k ON k.oid = found.oid
+    WHERE NOT k.convalidated ORDER BY 1, 2";
+
+// Tables whose rows PostgreSQL lets nobody update or delete, because it could not tell subscribers which rows they were.
+pub(super) const UNREPLICATED: &str = "
+    WITH RECURSIVE member AS (
+        SELECT o.oid AS root, o.oid FROM pg_catalog.unnest($1::oid[]) AS o(oid)
+        UNION ALL SELECT m.root, i.inhrelid FROM member m JOIN pg_catalog.pg_inherits i ON i.inhparent = m.oid)
+    SELECT m.root AS table, pg_catalog.min(p.pubname::text) AS publication
+    FROM member m
+    JOIN pg_catalog.pg_class c ON c.oid = m.oid AND c.relkind = 'r'
+    JOIN pg_catalog.pg_publication p ON p.pubupdate OR p.pubdelete
+    WHERE EXISTS (
+              SELECT FROM pg_catalog.pg_publication_tables s
+              JOIN pg_catalog.pg_namespace n ON n.nspname = s.schemaname
+              JOIN pg_catalog.pg_class t ON t.relnamespace = n.oid AND t.relname = s.tablename
+              WHERE s.pubname = p.pubname
+                AND (t.oid = c.oid OR t.oid IN (SELECT a.relid FROM pg_catalog.pg_partition_ancestors(c.oid) AS a(relid))))
+      AND c.relreplident <> 'f'
+      AND NOT EXISTS (
+              SELECT FROM pg_catalog.pg_index i
+              WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate
+                AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END)
+    GROUP BY m.root ORDER BY 1";
+
+// CHECK constraints of tables. Those that look at a whole row or at a system column cannot be asked of another table.
+pub(super) const CHECKS: &str = "
+    SELECT k.conrelid AS table, k.conname::text AS name, pg_catalog.pg_get_expr(k.conbin, k.conrelid) AS expression
+    FROM pg_catalog.pg_constraint k
+    WHERE k.conrelid = ANY ($1) AND k.contype = 'c' AND COALESCE(1 <= ALL (k.conkey), true)
+    ORDER BY 1, 2";
 
 // Foreign keys from or to one partition only.
 pub(super) const PARTITION_KEYS: &str = "

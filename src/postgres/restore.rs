@@ -7,17 +7,18 @@ use sqlx::{AssertSqlSafe, Executor, PgConnection, Row};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::apply::{self, Staged};
+use super::apply;
+use super::drift::compatible;
 use super::rules::{self, Tables};
 use super::schema::Schema;
 use super::snapshot::locked_by;
+use super::stage::Staged;
+use super::violations::violations;
 use super::{Database, Error, Role, session};
-use crate::model::copy::{BINARY_HEADER, BINARY_TRAILER};
 use crate::model::manifest::{SequenceState, TableEntry};
-use crate::model::name::quoted;
 use crate::model::notice::Severity;
 use crate::model::operation::ResourceChange;
-use crate::model::{Catalog, CopyFormat, EndRecord, Event, Manifest, Notice, OperationId, Piece, ResourceName};
+use crate::model::{Catalog, EndRecord, Event, Manifest, Notice, OperationId, Piece, ResourceName, TableName};
 
 /// A third of the server's patience with a session that idles in a transaction (`session`).
 const AWAKE: std::time::Duration = std::time::Duration::from_secs(20);
@@ -46,6 +47,18 @@ pub struct Restore {
     /// By the table's place in the manifest; `None` for tables that are not restored.
     staged: Vec<Option<Staged>>,
     chosen: Vec<ResourceName>,
+    way: Way,
+}
+
+/// How the rows get into the targets.
+#[derive(PartialEq)]
+enum Way {
+    /// Through stages.
+    Ordinary,
+    /// The targets are empty; the file is read to its end before anything is locked or written.
+    Proving,
+    /// The targets were empty when they were locked: straight into them, as far as foreign keys allow.
+    Short,
 }
 
 /// What COMMIT made true.
@@ -59,7 +72,7 @@ impl Restore {
     /// told to the catalog's checks.
     ///
     /// # Errors
-    /// `Error::FenceLost`; `Error::Incompatible` when the columns of a table are not those of the file.
+    /// `Error::FenceLost`; `Error::Incompatible` when the tables do not take what the file has.
     pub async fn begin(
         database: &Database,
         catalog: &Catalog,
@@ -102,7 +115,8 @@ impl Restore {
             });
         }
         let (database, catalog, chosen) = (database.clone(), catalog.clone(), chosen.to_vec());
-        Ok(Self { connection, database, catalog, operation, transaction, schema, staged, chosen })
+        let way = Way::Ordinary;
+        Ok(Self { connection, database, catalog, operation, transaction, schema, staged, chosen, way })
     }
 
     /// Id of the transaction, so that its outcome can be asked for if this process does not live to see it.
@@ -120,7 +134,8 @@ impl Restore {
         let mut awake = Instant::now();
         let mut next = pieces.recv().await;
         while let Some(first) = next.take() {
-            let Some(staged) = self.staged.get(first.table).and_then(Option::as_ref).filter(|_| !first.rows.is_empty()) else {
+            let passed_over = first.rows.is_empty() || self.way == Way::Proving;
+            let Some(staged) = self.staged.get(first.table).and_then(Option::as_ref).filter(|_| !passed_over) else {
                 // A session that idles in its transaction is ended by the server, and passing over tables takes its time.
                 if awake.elapsed() > AWAKE {
                     self.connection.execute(sqlx::raw_sql("SELECT")).await?;
@@ -130,9 +145,7 @@ impl Restore {
                 continue;
             };
             // One COPY takes all pieces of a table that follow each other.
-            let table = first.table;
-            let copied = copy_in(&mut self.connection, staged, first, pieces, |piece| piece.table == table, &mut progress).await;
-            next = copied.map_err(|error| error.while_loading(&staged.entry.name))?;
+            next = staged.copy_in(&mut self.connection, first, pieces, &mut progress).await?;
             awake = Instant::now();
         }
         Ok(())
@@ -142,13 +155,12 @@ impl Restore {
     /// file that proved whole. Changes nothing.
     pub async fn foresee(&mut self, end: &EndRecord) -> Result<Vec<Notice>, Error> {
         let staged: Vec<&Staged> = self.staged.iter().flatten().collect();
-        for staged in &staged {
-            apply::execute(&mut self.connection, format!("ANALYZE {}", staged.stage())).await?;
-        }
         let rules = rules::chosen(&self.catalog, &self.chosen);
         rules::remember(&mut self.connection, &rules).await?;
         let mut notices = rules::notices(&mut self.connection, &rules, Tables::Staged(&staged)).await?;
-        let replace = apply::without_key_and_different(&mut self.connection, &staged, end).await?;
+        notices.extend(violations(&mut self.connection, &self.schema, &staged).await?);
+        let expected = apply::expected(&mut self.connection, &staged, end).await?;
+        let replace = apply::without_key_and_different(&mut self.connection, &staged, &expected).await?;
         let referenced = apply::referenced(&mut self.connection, &self.catalog, &self.schema, &staged, &replace).await?;
         notices.extend(referenced.iter().map(|error| {
             let notice = Notice::new(Severity::Refusal, "ROWS_REFERRED_TO", format!("{error}."));
@@ -233,6 +245,66 @@ impl Restore {
         session::close(self.connection).await;
     }
 
+    /// Looks for the short way before the first `load`: when every target is empty, that load only passes over the file, to
+    /// prove it. Then [`Self::take_short_way`] says whether to load it again.
+    pub async fn look_for_short_way(&mut self) -> Result<(), Error> {
+        if self.targets_are_empty().await? {
+            self.way = Way::Proving;
+        }
+        Ok(())
+    }
+
+    /// After a load of a file that proved whole: whether it is to be loaded once more, because it was only passed over. The
+    /// targets are locked then and looked at again; rows that came meanwhile send the file the ordinary way.
+    pub async fn take_short_way(&mut self) -> Result<bool, Error> {
+        if self.way != Way::Proving {
+            return Ok(false);
+        }
+        self.lock().await?;
+        if !self.targets_are_empty().await? {
+            self.connection.execute(sqlx::raw_sql("ROLLBACK TO SAVEPOINT unlocked")).await?;
+            self.way = Way::Ordinary;
+            return Ok(true);
+        }
+        let all: Vec<&Staged> = self.staged.iter().flatten().collect();
+        apply::disable_triggers(&mut self.connection, &all).await?;
+        self.connection.execute(sqlx::raw_sql("SET CONSTRAINTS ALL DEFERRED")).await?;
+        self.go_directly();
+        self.way = Way::Short;
+        Ok(true)
+    }
+
+    /// Whether the targets are locked already, by the short way.
+    pub fn is_locked(&self) -> bool {
+        self.way == Way::Short
+    }
+
+    async fn targets_are_empty(&mut self) -> Result<bool, Error> {
+        for staged in self.staged.iter().flatten() {
+            let query = format!("SELECT EXISTS (SELECT FROM {})", staged.table.name.sql());
+            if self.connection.fetch_one(sqlx::raw_sql(AssertSqlSafe(query))).await?.try_get(0)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Tables whose rows can go straight into the target, as the file has them one after the other: those of the file's
+    /// columns whose rows refer only to rows that are there already, to their own, or by a key that can wait.
+    fn go_directly(&mut self) {
+        let names: Vec<TableName> = self.staged.iter().flatten().map(|staged| staged.table.name.clone()).collect();
+        let mut there: Vec<TableName> = Vec::new();
+        for staged in self.staged.iter_mut().flatten() {
+            let name = &staged.table.name;
+            let waits_for = |to: &TableName| to != name && names.contains(to) && !there.contains(to);
+            let mut keys = self.schema.foreign_keys.iter().filter(|key| key.from == *name && !key.deferrable);
+            staged.direct = staged.same_columns && keys.all(|key| !waits_for(&key.to));
+            if staged.direct {
+                there.push(name.clone());
+            }
+        }
+    }
+
     /// Commits, together with the row that says so.
     ///
     /// # Errors
@@ -289,73 +361,6 @@ async fn again(
     apply::execute(connection, format!("ROLLBACK TO SAVEPOINT {savepoint}")).await?;
     tokio::time::sleep(std::time::Duration::from_millis(500) * attempt).await;
     Ok(attempt + 1)
-}
-
-/// Copies a piece and those that follow it and belong to it. Returns the first that does not.
-async fn copy_in(
-    connection: &mut PgConnection,
-    staged: &Staged,
-    first: Piece,
-    pieces: &mut mpsc::Receiver<Piece>,
-    belongs: impl Fn(&mut Piece) -> bool,
-    progress: &mut impl FnMut(&TableEntry, u64),
-) -> Result<Option<Piece>, Error> {
-    let binary = staged.entry.format == CopyFormat::Binary;
-    let mut copy = connection.copy_in_raw(&staged.copy_in()).await?;
-    if binary {
-        copy.send(BINARY_HEADER.as_slice()).await?;
-    }
-    let mut piece = Some(first);
-    while let Some(Piece { rows, .. }) = piece.take_if(&belongs) {
-        progress(&staged.entry, rows.len() as u64);
-        copy.send(rows).await?;
-        piece = pieces.recv().await;
-    }
-    if binary {
-        copy.send(BINARY_TRAILER.as_slice()).await?;
-    }
-    copy.finish().await?;
-    Ok(piece)
-}
-
-/// Whether the tables of the chosen resources have the columns of the file: the same names with the same types.
-pub fn compatible(schema: &Schema, manifest: &Manifest, chosen: &[ResourceName]) -> Result<(), Error> {
-    let incompatible = |text: String| Err(Error::Incompatible(text));
-    for resource in manifest.resources.iter().filter(|resource| chosen.contains(&resource.name)) {
-        let here = |name| schema.table(name).is_some_and(|table| table.resource == resource.name);
-        if let Some(extra) = resource.tables.iter().find(|name| !here(name)) {
-            return incompatible(format!(
-                "it has a table {extra} of resource {}, which the catalog does not have",
-                resource.name
-            ));
-        }
-    }
-    for table in schema.tables.iter().filter(|table| chosen.contains(&table.resource)) {
-        let Some(entry) = manifest.tables.iter().find(|entry| entry.name == table.name) else {
-            return incompatible(format!("it has no table {}", table.name));
-        };
-        for column in &table.columns {
-            match entry.columns.iter().find(|found| found.name == column.name) {
-                None => return incompatible(format!("it has no column {} of {}", quoted(&column.name), table.name)),
-                Some(found) if found.type_name != column.type_name => {
-                    let (name, table) = (quoted(&column.name), &table.name);
-                    return incompatible(format!(
-                        "column {name} of {table} is {} there and {} here",
-                        found.type_name, column.type_name
-                    ));
-                }
-                Some(_) => {}
-            }
-        }
-        if let Some(extra) = entry.columns.iter().find(|entry| table.columns.iter().all(|column| column.name != entry.name)) {
-            return incompatible(format!(
-                "it has a column {} of {} that the database does not have",
-                quoted(&extra.name),
-                table.name
-            ));
-        }
-    }
-    Ok(())
 }
 
 /// Raises sequences to the state of a file; none is ever lowered. To be called after the commit, and again after a crash.

@@ -14,7 +14,8 @@ use sqlx::types::Json;
 use sqlx::{AssertSqlSafe, Executor, PgConnection, SqlSafeStr};
 
 use super::Error;
-use super::apply::{Staged, execute};
+use super::apply::execute;
+use super::stage::Staged;
 use crate::model::catalog::{Resource, Rule};
 use crate::model::{Catalog, Event, Notice, ResourceName};
 

@@ -6,13 +6,14 @@ use sqlx::postgres::types::Oid;
 use sqlx::{PgConnection, Row};
 
 use super::queries::{
-    COLUMNS, FOREIGN_KEYS, HAS_PRIVILEGE, MAY_MAKE_TEMPORARY, OWNED_SEQUENCES, OWNS, PARTITION_KEYS, SIZE, TABLES, TRIGGERS,
-    UNIQUES,
+    COLUMNS, FOREIGN_KEYS, HAS_PRIVILEGE, MAY_MAKE_TEMPORARY, NOT_VALID, OWNED_SEQUENCES, OWNS, PARTITION_KEYS, SIZE, TABLES,
+    TRIGGERS, UNIQUES, UNREPLICATED,
 };
 use super::{Error, Role};
 use crate::model::manifest::{ColumnEntry, ResourceEntry, TableEntry};
 use crate::model::name::quoted;
-use crate::model::{Catalog, CopyFormat, Manifest, ResourceName, TableName};
+use crate::model::notice::Severity;
+use crate::model::{Catalog, CopyFormat, Manifest, Notice, ResourceName, TableName};
 
 /// The tables of the catalog, in its order, with all that a restore needs to know of them.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,6 +23,10 @@ pub struct Schema {
     pub foreign_keys: Vec<ForeignKey>,
     /// Sequences that belong to a table of the catalog or are named in it.
     pub sequences: Vec<Sequence>,
+    /// Constraints that present rows may violate, and the table they concern.
+    pub not_valid: Vec<(TableName, String)>,
+    /// Tables whose rows cannot be updated or deleted, and the publication that forbids it.
+    pub unreplicated: Vec<(TableName, String)>,
     resources: Vec<ResourceEntry>,
 }
 
@@ -36,6 +41,8 @@ pub struct Table {
     pub key: Option<UniqueIndex>,
     /// Its other unique indexes.
     pub uniques: Vec<UniqueIndex>,
+    /// Those that are checked at the end of a statement or a transaction.
+    pub deferrable_uniques: Vec<UniqueIndex>,
     /// Triggers of users that would fire, also those of its partitions.
     pub triggers: Vec<Trigger>,
 }
@@ -45,7 +52,10 @@ pub struct Column {
     pub name: String,
     pub type_name: String,
     pub nullable: bool,
+    pub identity: bool,
     pub identity_always: bool,
+    /// Whether it gets a value where none is given; that of an identity or of a domain counts.
+    pub has_default: bool,
     /// `pg_type.typcategory` and name of the type below any domain.
     pub category: char,
     pub base_type: String,
@@ -60,6 +70,7 @@ pub struct Column {
 /// A unique index, or an exclusion constraint. Its parts are columns or expressions over them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UniqueIndex {
+    pub name: String,
     /// SQL of each part, and the operator that must not hold for all parts of two rows.
     pub parts: Vec<(String, String)>,
     /// SQL that is true for the rows in it.
@@ -87,6 +98,7 @@ pub struct ForeignKey {
     pub columns: Vec<(String, String, String)>,
     /// What happens to referring rows when the row goes: `pg_constraint.confdeltype`.
     pub on_delete: char,
+    pub deferrable: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -114,7 +126,9 @@ impl Schema {
                 name: row.try_get("name")?,
                 type_name: row.try_get("type_name")?,
                 nullable: row.try_get("nullable")?,
+                identity: row.try_get("identity")?,
                 identity_always: row.try_get("identity_always")?,
+                has_default: row.try_get("has_default")?,
                 category: char::from(category.cast_unsigned()),
                 base_type: row.try_get("base_type")?,
                 max_length: row.try_get("max_length")?,
@@ -133,6 +147,7 @@ impl Schema {
             let parts: Vec<String> = row.try_get("parts")?;
             let operators: Vec<String> = row.try_get("operators")?;
             let index = UniqueIndex {
+                name: row.try_get("name")?,
                 parts: parts.into_iter().zip(operators).collect(),
                 predicate: row.try_get("predicate")?,
                 nulls_equal: row.try_get("nulls_equal")?,
@@ -141,7 +156,8 @@ impl Schema {
             // Primary keys come first, then indexes that can serve as one.
             match table.key {
                 None if row.try_get("is_key")? => table.key = Some(index),
-                _ => table.uniques.push(index),
+                _ if row.try_get("immediate")? => table.uniques.push(index),
+                _ => table.deferrable_uniques.push(index),
             }
         }
         for row in sqlx::query(TRIGGERS).bind(&oids).fetch_all(&mut *connection).await? {
@@ -160,6 +176,16 @@ impl Schema {
         if !problems.is_empty() {
             return Err(Error::Mismatch(problems));
         }
+        let mut of_tables = async |query: &'static str, name: &str| {
+            let named = |row: sqlx::postgres::PgRow| {
+                let table = place[&row.try_get::<Oid, _>("table")?.0];
+                Ok((tables[table].name.clone(), row.try_get(name)?))
+            };
+            let rows = sqlx::query(query).bind(&oids).fetch_all(&mut *connection).await?;
+            rows.into_iter().map(named).collect::<Result<Vec<_>, Error>>()
+        };
+        let not_valid = of_tables(NOT_VALID, "name").await?;
+        let unreplicated = of_tables(UNREPLICATED, "publication").await?;
         let entry = |resource: &crate::model::catalog::Resource| ResourceEntry {
             name: resource.name.clone(),
             title: resource.title.clone(),
@@ -171,7 +197,7 @@ impl Schema {
                 .collect(),
         };
         let resources = catalog.resources().iter().map(entry).collect();
-        Ok(Self { tables, foreign_keys, sequences, resources })
+        Ok(Self { tables, foreign_keys, sequences, not_valid, unreplicated, resources })
     }
 
     async fn tables(connection: &mut PgConnection, catalog: &Catalog, problems: &mut Vec<String>) -> Result<Vec<Table>, Error> {
@@ -201,6 +227,7 @@ impl Schema {
                 columns: Vec::new(),
                 key: None,
                 uniques: Vec::new(),
+                deferrable_uniques: Vec::new(),
                 triggers: Vec::new(),
             });
         }
@@ -216,6 +243,7 @@ impl Schema {
             let on_delete: i8 = row.try_get("on_delete")?;
             keys.push(ForeignKey {
                 on_delete: char::from(on_delete.cast_unsigned()),
+                deferrable: row.try_get("deferrable")?,
                 name: row.try_get("name")?,
                 from: TableName::new(row.try_get::<String, _>("from_schema")?, row.try_get::<String, _>("from_table")?),
                 to: TableName::new(row.try_get::<String, _>("to_schema")?, row.try_get::<String, _>("to_table")?),
@@ -325,6 +353,23 @@ impl Schema {
             key: table.key.iter().flat_map(|key| key.columns.clone()).collect(),
         };
         (self.resources.clone(), self.tables.iter().enumerate().map(entry).collect())
+    }
+
+    /// What may keep a backup of these tables from being restored as it is.
+    pub fn notices(&self) -> Vec<Notice> {
+        let notice = |(table, constraint): &(TableName, String)| {
+            let message = format!(
+                "Constraint {constraint} of {table} is not validated: rows that violate it are in the backup, and a restore would be refused."
+            );
+            let notice = Notice::new(Severity::Warning, "CONSTRAINT_NOT_VALID", message).about(format!("{table}.{constraint}"));
+            let mut notice = notice.instructions("Correct the rows, and validate the constraint.");
+            notice.resource = self.table(table).map(|table| table.resource.clone());
+            notice.metadata = [("table", table.to_string()), ("constraint", constraint.clone())]
+                .map(|(name, value)| (name.to_owned(), value))
+                .into();
+            notice
+        };
+        self.not_valid.iter().map(notice).collect()
     }
 
     /// Resources that the rows of `resource` refer to, itself left out.

@@ -136,8 +136,9 @@ async fn copy_table(
     progress: &mut impl FnMut(&Table, u64),
 ) -> Result<u64, Error> {
     let format = table.format();
-    let mut stream =
-        connection.copy_out_raw(&copy_out(&table.name, table.columns.iter().map(|column| column.name.as_str()), format)).await?;
+    let mut stream = connection
+        .copy_out_raw(&copy_out(&table.name.sql(), table.columns.iter().map(|column| column.name.as_str()), format))
+        .await?;
     let mut piece = Vec::new();
     let mut rows = Rows::new(format);
     while let Some(message) = stream.try_next().await? {
@@ -155,14 +156,14 @@ async fn copy_table(
     rows.finish()
 }
 
-/// The statement that reads a table. Partitioned tables are read through their root; columns are always named.
-pub(super) fn copy_out<'a>(table: &TableName, columns: impl Iterator<Item = &'a str>, format: CopyFormat) -> String {
+/// The statement that reads a table, given as SQL. Partitioned tables are read through their root; columns are always named.
+pub(super) fn copy_out<'a>(from: &str, columns: impl Iterator<Item = &'a str>, format: CopyFormat) -> String {
     let columns: Vec<String> = columns.map(quoted).collect();
     let format = match format {
         CopyFormat::Text => "text",
         CopyFormat::Binary => "binary",
     };
-    format!("COPY (SELECT {} FROM {}) TO STDOUT (FORMAT {format})", columns.join(", "), table.sql())
+    format!("COPY (SELECT {} FROM {from}) TO STDOUT (FORMAT {format})", columns.join(", "))
 }
 
 /// Finds the rows in the messages of a COPY: the server sends one message a row (manual, 55.2.6), and the binary format

@@ -128,66 +128,6 @@ async fn r05_a_file_with_dangling_references_is_not_restored_though_no_row_would
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r06_columns_are_told_by_name_and_type() {
-    let world = World::zoo(
-        "create table zoo.item (id int primary key, a text, b text, n int); insert into zoo.item values (1, 'a', 'b', 3), (2, 'A', null, 4)",
-        &["zoo.item"],
-    )
-    .await;
-    let backup = world.backup().await;
-    let rows = world.rows("select id, a, b, n from zoo.item").await;
-    world.sql("alter table zoo.item rename a to old; alter table zoo.item add a text; alter table zoo.item drop old; update zoo.item set a = b, b = 'x'").await;
-    world.restore(&backup, "").await.unwrap();
-    assert_eq!(world.rows("select id, a, b, n from zoo.item").await, rows);
-    for (change, named) in [
-        ("alter table zoo.item alter n type bigint", "column \"n\" of zoo.item is integer there and bigint here"),
-        ("alter table zoo.item rename n to m", "no column \"m\" of zoo.item"),
-        ("alter table zoo.item drop m", "a column \"n\" of zoo.item"),
-        ("alter table zoo.item add n int, add extra int default 1", "no column \"extra\" of zoo.item"),
-    ] {
-        world.sql(change).await;
-        let message = world.restore_fails(all_of(&backup), "BACKUP_INCOMPATIBLE").await;
-        assert!(message.contains(named), "{change}: {message}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn r18_a_table_of_the_file_that_the_catalog_has_no_more_is_not_passed_over() {
-    let mut world = World::zoo(
-        "create table zoo.one (id int primary key); create table zoo.two (id int primary key)",
-        &["zoo.one", "zoo.two"],
-    )
-    .await;
-    let backup = world.backup().await;
-    std::fs::write(world.dir.path().join("catalog.toml"), resource("zoo", &["zoo.one"])).unwrap();
-    world.terminate().await;
-    world.start().await.unwrap();
-    let message = world.restore_fails(all_of(&backup), "BACKUP_INCOMPATIBLE").await;
-    assert!(message.contains("zoo.two"), "{message}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn r18_a_value_that_a_type_no_longer_takes_is_refused_and_not_shown() {
-    let world = World::zoo(
-        "create type zoo.state as enum ('open', 'secret-value'); create domain zoo.small as int;
-         create table zoo.item (id int primary key, state zoo.state, small zoo.small);
-         insert into zoo.item values (1, 'secret-value', 500)",
-        &["zoo.item"],
-    )
-    .await;
-    let backup = world.backup().await;
-    world.sql("delete from zoo.item; alter domain zoo.small add constraint is_small check (value < 100)").await;
-    let message = world.restore_fails(all_of(&backup), "RESTORE_CONSTRAINT_VIOLATION").await;
-    assert!(message.contains("is_small") && message.contains("zoo.item"), "{message}");
-    world
-        .sql("alter domain zoo.small drop constraint is_small; alter type zoo.state rename value 'secret-value' to 'other'")
-        .await;
-    let message = world.restore_fails(all_of(&backup), "BACKUP_INCOMPATIBLE").await;
-    assert!(message.contains("zoo.item"), "{message}");
-    assert!(!world.log().contains("secret-value"));
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn r07_triggers_do_not_fire_and_are_afterwards_as_they_were() {
     let world = World::zoo(
         "create table zoo.item (id int primary key, note text);
