@@ -163,7 +163,7 @@ pub async fn delete(session: Session, delete: Delete) -> Result<(), Problem> {
     if !delete.yes {
         let found = get(&session, &BackupChoice::Named(delete.backup.clone())).await?;
         note(&describe::backup(&found));
-        confirm("This backup and its file are deleted for good.", None)?;
+        confirm("This backup and its file are deleted for good.", None).await?;
     }
     let request = DeleteBackupRequest { name: delete.backup.to_string(), etag: String::new() };
     client.once(async || client.backups().delete_backup(unary(request.clone())).await).await?;

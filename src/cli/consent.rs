@@ -35,7 +35,12 @@ impl Consent {
     }
 
     /// Asks for each reason that was not accepted, and again for one that has grown since the `earlier` preview.
-    pub fn ask(&mut self, earlier: Option<&RestorePreview>, preview: &RestorePreview, source: &Source) -> Result<(), Problem> {
+    pub async fn ask(
+        &mut self,
+        earlier: Option<&RestorePreview>,
+        preview: &RestorePreview,
+        source: &Source,
+    ) -> Result<(), Problem> {
         possible(preview)?;
         let known = earlier.map_or(&preview.warnings, |earlier| &earlier.warnings);
         let grown = new_ones(known, &preview.warnings);
@@ -46,7 +51,7 @@ impl Consent {
             }
             let sentence = notices.first().map(|notice| sentence(notice)).unwrap_or_default();
             let more = if notices.len() > 1 { format!(" (and {} more)", notices.len() - 1) } else { String::new() };
-            confirm(&clean(&format!("{reason}: {sentence}{more} Is that accepted?")), Some(source))?;
+            confirm(&clean(&format!("{reason}: {sentence}{more} Is that accepted?")), Some(source)).await?;
             self.0.insert(reason);
         }
         Ok(())

@@ -8,6 +8,8 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use super::problem::Problem;
@@ -134,13 +136,25 @@ pub fn can_ask(source: Option<&Source>) -> Result<(), Problem> {
 /// Asks on the terminal before something that cannot be taken back.
 ///
 /// # Errors
-/// When the answer is anything but `yes`, or there is no terminal to ask.
-pub fn confirm(question: &str, source: Option<&Source>) -> Result<(), Problem> {
+/// When the answer is anything but `yes`, there is no terminal to ask, or on Ctrl-C.
+pub async fn confirm(question: &str, source: Option<&Source>) -> Result<(), Problem> {
     can_ask(source)?;
-    let mut err = io::stderr().lock();
-    write!(err, "{question} Type yes to go ahead: ").and_then(|()| err.flush()).context("cannot ask")?;
-    let mut answer = String::new();
-    io::stdin().read_line(&mut answer).context("cannot read the answer")?;
+    // From before the question is there, so that no Ctrl-C is lost.
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot ask")?;
+    write!(io::stderr(), "{question} Type yes to go ahead: ").and_then(|()| io::stderr().flush()).context("cannot ask")?;
+    // Once an operation was followed, Ctrl-C no longer ends the program by itself. A thread of the runtime would keep the
+    // program from ending as long as it waits for a line.
+    let (tell, told) = oneshot::channel();
+    std::thread::spawn(move || {
+        let mut answer = String::new();
+        let read = io::stdin().read_line(&mut answer);
+        // Nobody listens any more after Ctrl-C.
+        let _ = tell.send(read.map(|_| answer));
+    });
+    let answer = tokio::select! {
+        answer = told => answer.context("cannot read the answer")?.context("cannot read the answer")?,
+        _ = interrupt.recv() => return Err(Problem::Interrupted("Interrupted. Nothing was changed.".to_owned())),
+    };
     if answer.trim() == "yes" { Ok(()) } else { Err(anyhow!("not confirmed; nothing was changed").into()) }
 }
 

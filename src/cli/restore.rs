@@ -104,7 +104,9 @@ pub async fn carry_out(session: &Session, backup: Backup, resources: Vec<String>
         session.output.result(&preview, described)?;
         return consent.complete(&preview);
     }
-    note(&format!("{} has the data of {}.", id(&request.name), time(backup.snapshot_time)));
+    if backup.snapshot_time.is_some() {
+        note(&format!("{} has the data of {}.", id(&request.name), time(backup.snapshot_time)));
+    }
     let mut earlier: Option<RestorePreview> = None;
     let mut stale = 0;
     loop {
@@ -116,8 +118,8 @@ pub async fn carry_out(session: &Session, backup: Backup, resources: Vec<String>
                 note(CANNOT_BE_UNDONE);
             }
         } else {
-            consent.ask(earlier.as_ref(), &preview, &how.passphrase)?;
-            last_question(&preview, how)?;
+            consent.ask(earlier.as_ref(), &preview, &how.passphrase).await?;
+            last_question(&preview, how).await?;
         }
         request.preview_etag.clone_from(&preview.etag);
         acknowledge(&preview, &mut request);
@@ -132,14 +134,14 @@ pub async fn carry_out(session: &Session, backup: Backup, resources: Vec<String>
     }
 }
 
-fn last_question(preview: &RestorePreview, how: &How) -> Result<(), Problem> {
+async fn last_question(preview: &RestorePreview, how: &How) -> Result<(), Problem> {
     if how.skip_safety_backup {
-        confirm(CANNOT_BE_UNDONE, Some(&how.passphrase))?;
+        confirm(CANNOT_BE_UNDONE, Some(&how.passphrase)).await?;
     }
     let what: Vec<_> = preview.changes.iter().map(|change| clean(&id(&change.resource))).collect();
     let what = if what.is_empty() { "no resource".to_owned() } else { what.join(", ") };
     let question = format!("The present data of {what} is replaced with that of {}.", clean(&id(&preview.backup)));
-    confirm(&question, Some(&how.passphrase))
+    confirm(&question, Some(&how.passphrase)).await
 }
 
 /// What the restore would do. The call cannot wait for what is in the way as a restore can, so it is made again.

@@ -77,7 +77,7 @@ pub async fn encryption(session: Session, what: Encryption) -> Result<(), Proble
         Encryption::Set(source) => source.new_one()?.reveal().to_owned(),
         Encryption::Off { yes } => {
             if !yes {
-                confirm("New backups can then be read by anybody who has the file.", None)?;
+                confirm("New backups can then be read by anybody who has the file.", None).await?;
             }
             String::new()
         }

@@ -138,3 +138,13 @@ async fn after_a_stale_preview_what_is_new_is_shown_and_all_is_asked_again() {
     assert!(!again.contains("OTHER_SYSTEM: "), "what was accepted and is as before is not asked for again: {again}");
     assert_eq!(rig.fake.platform.lock().unwrap().restores.len(), 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_at_a_question_ends_the_program_and_changes_nothing() {
+    let rig = Rig::new().await;
+    let mut terminal = Terminal::new(&rig, "restore latest");
+    terminal.answer("The present data of adapters is replaced", "\x03").await;
+    let (code, screen) = terminal.ended().await;
+    assert!(code == 130 && screen.contains("Nothing was changed"), "{code} {screen}");
+    assert!(rig.fake.platform.lock().unwrap().restores.is_empty());
+}
