@@ -274,7 +274,7 @@ async fn r08_a_service_that_is_paused_while_it_holds_the_tables_lets_writers_go_
     eprintln!("a paused restore kept writers out for {waited:?}");
     assert!(waited < Duration::from_secs(120), "{waited:?}");
     signal("-CONT", &world.pid().to_string());
-    assert!(!patient.settles(&operation, &["DATABASE_UNAVAILABLE", "LEASE_LOST"]).await);
+    assert!(!patient.settles(&operation, &["OPERATION_TIMED_OUT", "DATABASE_UNAVAILABLE", "LEASE_LOST"]).await);
     patient.recovers("paused", &[false]).await;
 }
 

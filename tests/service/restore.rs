@@ -213,6 +213,62 @@ async fn r12_a_constraint_made_since_that_the_file_violates_is_named_and_nothing
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn r12_a_backup_of_rows_that_an_unchecked_constraint_forbids_is_restored_where_they_need_not_be_written() {
+    let world = World::zoo(
+        "create table zoo.item (id int primary key, amount int); insert into zoo.item values (1, -5), (2, 5);
+         alter table zoo.item add constraint positive check (amount > 0) not valid",
+        &["zoo.item"],
+    )
+    .await;
+    let before = world.digests();
+    let backup = world.backup().await;
+    world.sql("update zoo.item set amount = 6 where id = 2").await;
+    world.restores_to(&backup, &before).await;
+    world.sql("update zoo.item set amount = 6").await;
+    let message = world.restore_fails(all_of(&backup), "RESTORE_CONSTRAINT_VIOLATION").await;
+    assert!(message.contains("positive") && message.contains("item"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r33_a_name_that_another_row_took_after_its_owner_was_marked_as_deleted_goes_back() {
+    let world = World::zoo(
+        "create table zoo.account (id int primary key, name text not null, mail text not null unique, deleted timestamptz);
+         create unique index on zoo.account (lower(name)) where deleted is null;
+         insert into zoo.account values (1, 'Bob', 'bob@x', null), (2, 'Eve', 'eve@x', '2025-01-01')",
+        &["zoo.account"],
+    )
+    .await;
+    let before = world.digests();
+    let backup = world.backup().await;
+    world
+        .sql(
+            "update zoo.account set deleted = now(), mail = 'old-bob@x' where id = 1; insert into zoo.account values (3, 'BOB', 'bob@x', null);
+             update zoo.account set deleted = null, mail = 'new-eve@x' where id = 2; insert into zoo.account values (4, 'eve', 'eve@x', now())",
+        )
+        .await;
+    world.restores_to(&backup, &before).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r28_whoever_asks_for_a_restore_need_not_be_in_the_file_and_is_told_by_the_operation() {
+    let world =
+        World::zoo("create table zoo.account (name text primary key); insert into zoo.account values ('ada')", &["zoo.account"])
+            .await;
+    let backup = world.backup().await;
+    // The account of the caller, by the name the service knows it by, was made after the backup.
+    let caller = "token:static";
+    world.sql(&format!("insert into zoo.account values ('{caller}')")).await;
+    let name = world.begin_restore(&backup, "").await;
+    world.outcome(&name).await.unwrap();
+    assert_eq!(world.rows("select name from zoo.account").await, "(ada)");
+    assert_eq!(world.wait(&name).await.metadata.unwrap().caller, caller);
+    // Nothing that the service keeps for itself goes with an account.
+    let references = "select count(*) from pg_constraint where contype = 'f' and connamespace = 'holdfast'::regnamespace
+        and (select relnamespace from pg_class where oid = confrelid) <> connamespace";
+    assert_eq!(world.value(references).await, "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn r13_circles_of_foreign_keys_and_deep_trees_are_restored() {
     let world = World::zoo(
         "create table zoo.a (id int primary key, b int not null); create table zoo.b (id int primary key, a int not null references zoo.a);
