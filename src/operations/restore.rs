@@ -17,7 +17,7 @@ use crate::archive::{self, Part};
 use crate::model::backup::{Backup, State};
 use crate::model::notice::Severity;
 use crate::model::operation::{Kind, Operation, Outcome, Phase, Progress, RestoreResult};
-use crate::model::{EndRecord, Manifest, Notice, OperationId, Passphrase, Piece, ResourceName};
+use crate::model::{EndRecord, Event, Manifest, Notice, OperationId, Passphrase, Piece, ResourceName};
 use crate::postgres::state::Request;
 use crate::postgres::{self, Restore};
 
@@ -171,7 +171,7 @@ impl Holdfast {
         };
         work.commit("Commits.")?;
         let transaction = restore.transaction().to_owned();
-        let result = match restore.commit(&result, &end).await {
+        let result = match restore.commit(&result, &end, &[Event::restored(&work.operation(), &result)]).await {
             Ok(committed) => RestoreResult { commit_time: committed.time, ..result },
             Err(postgres::Error::CommitUnknown(cause)) => {
                 tracing::warn!(error = %cause, operation_id = %work.id(), "the connection was lost during COMMIT; asking for the outcome");

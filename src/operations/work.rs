@@ -75,6 +75,10 @@ impl Work {
         self.state().operation.id
     }
 
+    pub fn operation(&self) -> Operation {
+        self.state().operation.clone()
+    }
+
     pub fn fencing_token(&self) -> i64 {
         self.state().operation.fencing_token
     }
