@@ -12,8 +12,10 @@ use zeroize::Zeroizing;
 
 use crate::grpc::Authenticator;
 use crate::model::Catalog;
+use crate::model::event::Filter;
 use crate::operations::SealKey;
 use crate::postgres::{Database, Login};
+use crate::webhook::Webhook;
 
 /// Arguments of `holdfast serve`; each can be given in the environment instead.
 #[derive(Debug, Args)]
@@ -35,10 +37,19 @@ pub struct Serve {
     /// File with at least 32 random bytes, the key under which the passphrase is stored
     #[arg(long, env = "HOLDFAST_SEAL_KEY_FILE", hide_env_values = true)]
     seal_key_file: PathBuf,
+    /// Address that is told of events: https, or http on this machine
+    #[arg(long, env = "HOLDFAST_WEBHOOK_URL", requires = "webhook_secret_file", hide_env_values = true)]
+    webhook_url: Option<String>,
+    /// File with the key that signs them: `whsec_` and 24 to 64 random bytes in base64
+    #[arg(long, env = "HOLDFAST_WEBHOOK_SECRET_FILE", requires = "webhook_url", hide_env_values = true)]
+    webhook_secret_file: Option<PathBuf>,
+    /// Types of the events it is told of, for example `restore.*,backup.failed`; without it, all
+    #[arg(long, env = "HOLDFAST_WEBHOOK_TYPES", requires = "webhook_url", value_delimiter = ',', hide_env_values = true)]
+    webhook_types: Vec<String>,
     /// Accept passphrases over connections without TLS: for development, or where a mesh encrypts
     #[arg(long, env = "HOLDFAST_ALLOW_PLAINTEXT_SECRETS", hide_env_values = true)]
     pub allow_plaintext_secrets: bool,
-    /// Listen beyond loopback without TLS: only where a mesh encrypts
+    /// Listen, and tell of events, beyond loopback without TLS: only where a mesh encrypts
     #[arg(long, env = "HOLDFAST_ALLOW_PLAINTEXT", hide_env_values = true)]
     allow_plaintext: bool,
     /// Longest time a backup or restore may take
@@ -133,6 +144,19 @@ impl Serve {
     pub fn authenticator(&self) -> Result<Authenticator> {
         let token = secret(&self.server_token_file)?;
         Authenticator::static_token(&token).with_context(|| format!("{} has no token in it", self.server_token_file.display()))
+    }
+
+    /// Who is told of events, if anybody.
+    pub fn webhook(&self) -> Result<Option<Webhook>> {
+        let (Some(address), Some(file)) = (&self.webhook_url, &self.webhook_secret_file) else { return Ok(None) };
+        let webhook =
+            Webhook::new(address, &secret(file)?, Filter::parse(&self.webhook_types)?).context("no such webhook can be")?;
+        if webhook.exposed() && !self.allow_plaintext {
+            bail!(
+                "events would go to another machine without TLS: use https, or set HOLDFAST_ALLOW_PLAINTEXT=true where a mesh encrypts"
+            );
+        }
+        Ok(Some(webhook))
     }
 
     pub fn seal_key(&self) -> Result<SealKey> {

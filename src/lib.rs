@@ -17,13 +17,14 @@
 //! | [`folder`] | the mounted volume: draft, keep, read, remove | the file system |
 //! | [`postgres`] | the platform's database: a snapshot out, a staged restore in, the service's own state | SQL |
 //! | [`lock`] | the maintenance lock as its holder sees it | |
-//! | [`operations`] | what happens, in which order. Every way in ends here, and only here the four above are joined | |
+//! | [`webhook`] | a receiver of events: CloudEvents, signed | HTTP |
+//! | [`operations`] | what happens, in which order. Every way in ends here, and only here the five above are joined | |
 //! | [`timer`] | the clock as a caller | tokio-cron-scheduler |
 //! | [`grpc`] | the wire: services of short methods, conversions, access, one failure -> status | tonic |
 //! | [`cli`] | the same program as a client | the terminal |
 //! | [`config`], [`telemetry`] | arguments and environment; log lines | |
 //!
-//! Use goes one way: `main` -> `grpc`, `timer`, `cli` -> `operations` -> `postgres`, `archive`, `folder`, `lock` -> `model`.
+//! Use goes one way: `main` -> `grpc`, `timer`, `cli` -> `operations` -> `postgres`, `archive`, `folder`, `lock`, `webhook` -> `model`.
 //! `tests/architecture.rs` holds it. `cli` is a client: it speaks gRPC, and reads files with `archive`.
 //!
 //! What is backed up is configuration (`deploy/catalog.toml`): a resource is a title and some tables. No code knows one.
@@ -55,6 +56,12 @@
 //!    connection is lost then, the truth is asked for, not guessed.
 //! 6. Sequences are raised, never lowered, after the commit; again at the next start if need be.
 //!
+//! # Events
+//!
+//! What happens is told in the transaction that makes it so (`postgres::state::events`): a row for each event, which is the audit
+//! log and the outbox in one. Events get their numbers once they are committed, in one order for all who read them:
+//! `grpc::audit_service`, and `operations::outbox`, which delivers to the [`webhook`].
+//!
 //! # The file
 //!
 //! `<time>-<id>-<SHA-256, first 32 hex digits>.tar.zst.pgp`: `README.txt`, `manifest.json`, `data/<resource>/<table>/<nnnnn>.copy`,
@@ -78,3 +85,4 @@ pub mod operations;
 pub mod postgres;
 pub mod telemetry;
 pub mod timer;
+pub mod webhook;

@@ -51,7 +51,7 @@ async fn serve(arguments: Serve) -> Result<()> {
     let state =
         State::open(&database).await.with_context(|| format!("the state in the database {database:?} cannot be opened"))?;
     let operation_timeout = *arguments.operation_timeout;
-    let parts = Parts { database, state, folder, catalog, seal_key, operation_timeout };
+    let parts = Parts { database, state, folder, catalog, seal_key, operation_timeout, webhook: arguments.webhook()? };
     let holdfast = Holdfast::start(parts).await.context("Holdfast cannot start")?;
 
     let listener = TcpListener::bind(arguments.listen).await.with_context(|| format!("cannot listen on {}", arguments.listen))?;

@@ -14,6 +14,8 @@ const TABLE: &[(&str, &[&str])] = &[
     ("tonic::", &["grpc/", "cli/"]),
     ("prost", &["grpc/", "cli/"]),
     ("std::fs", &["folder.rs", "config.rs", "cli/", "operations/restore.rs"]),
+    ("hyper::", &["webhook.rs"]),
+    ("rustls::", &["webhook.rs"]),
     ("clap::", &["cli/", "config.rs", "main.rs"]),
     ("indicatif", &["cli/"]),
     ("tracing_subscriber", &["telemetry.rs"]),
@@ -28,9 +30,10 @@ const TABLE: &[(&str, &[&str])] = &[
     ("crate::archive", &["operations/", "archive/", "cli/"]),
     ("crate::folder", &["operations/", "folder.rs", "main.rs"]),
     ("crate::lock", &["operations/", "lock.rs"]),
+    ("crate::webhook", &["operations/", "webhook.rs", "config.rs", "main.rs"]),
     // Rules have no clock and no runtime.
     ("Utc::now", &["operations/mod.rs"]),
-    ("tokio::", &["archive/tests", "cli/", "grpc/", "lock.rs", "main.rs", "operations/", "postgres/", "timer.rs"]),
+    ("tokio::", &["archive/tests", "cli/", "grpc/", "lock.rs", "main.rs", "operations/", "postgres/", "timer.rs", "webhook.rs"]),
 ];
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {

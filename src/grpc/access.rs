@@ -31,6 +31,7 @@ pub enum Permission {
     SettingsRead,
     SettingsUpdate,
     SettingsEncrypt,
+    AuditRead,
 }
 
 impl Permission {
@@ -49,6 +50,7 @@ impl Permission {
             Self::SettingsRead => "settings.read",
             Self::SettingsUpdate => "settings.update",
             Self::SettingsEncrypt => "settings.encrypt",
+            Self::AuditRead => "audit.read",
         }
     }
 }
@@ -89,6 +91,8 @@ const METHODS: &[(&str, Need)] = &[
     ("/holdfast.backup.v1.OperationService/WaitOperation", Need::Permission(Permission::OperationsRead)),
     ("/holdfast.backup.v1.OperationService/WatchOperation", Need::Permission(Permission::OperationsRead)),
     ("/holdfast.backup.v1.OperationService/CancelOperation", Need::Permission(Permission::OperationsCancel)),
+    ("/holdfast.backup.v1.AuditService/ListAuditEvents", Need::Permission(Permission::AuditRead)),
+    ("/holdfast.backup.v1.AuditService/WatchAuditEvents", Need::Permission(Permission::AuditRead)),
     ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Need::Identity),
     ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Need::Identity),
     ("/grpc.health.v1.Health/Check", Need::Nothing),
@@ -119,7 +123,7 @@ pub enum Permissions {
 impl Principal {
     /// # Errors
     /// PERMISSION_MISSING.
-    pub fn check(&self, permission: Permission) -> Result<(), Status> {
+    pub fn check(&self, permission: Permission) -> Result<(), Box<Failure>> {
         match &self.permissions {
             Permissions::All => Ok(()),
             Permissions::Only(granted) if granted.contains(&permission) => Ok(()),
@@ -148,7 +152,7 @@ impl Authenticator {
 
     /// # Errors
     /// CREDENTIALS_MISSING, CREDENTIALS_INVALID.
-    pub fn authenticate(&self, headers: &HeaderMap) -> Result<Principal, Status> {
+    pub fn authenticate(&self, headers: &HeaderMap) -> Result<Principal, Box<Failure>> {
         let presented = bearer(headers)?;
         match self {
             // Digests have one length, so that neither it nor the contents of the token show in the time this takes.
@@ -169,7 +173,7 @@ impl fmt::Debug for Authenticator {
 }
 
 /// The token of `authorization: Bearer ...` (RFC 6750, 2.1; the scheme is case-insensitive, RFC 9110, 11.1).
-fn bearer(headers: &HeaderMap) -> Result<&str, Status> {
+fn bearer(headers: &HeaderMap) -> Result<&str, Box<Failure>> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let value = values.next().ok_or_else(|| {
         refused(Reason::CredentialsMissing, "This call needs credentials; send them as `authorization: Bearer <token>`.")
@@ -181,7 +185,7 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Status> {
     }
 }
 
-fn refused(reason: Reason, message: &str) -> Status {
+fn refused(reason: Reason, message: &str) -> Box<Failure> {
     Failure::new(reason, message).into()
 }
 
@@ -213,7 +217,7 @@ pub fn accept<T>(request: Request<T>) -> Result<(Caller, T), Status> {
     let (_, mut extensions, message) = request.into_parts();
     match extensions.remove::<Caller>() {
         Some(caller) => Ok((caller, message)),
-        None => Err(refused(Reason::CredentialsMissing, "This call needs credentials.")),
+        None => Err(Failure::new(Reason::CredentialsMissing, "This call needs credentials.").into()),
     }
 }
 

@@ -19,6 +19,7 @@ use tower::{Layer, Service};
 
 use super::access::{self, Authenticator, Need};
 use super::status;
+use crate::model::event::Caller;
 use crate::model::{Failure, Reason};
 
 /// Calls that may be worked on at once, over all connections. Streams count until their first message only.
@@ -30,11 +31,19 @@ pub struct Gate {
     authenticator: Authenticator,
     stopping: CancellationToken,
     places: Arc<Semaphore>,
+    refused: Arc<Refused>,
 }
 
+/// Is told of every caller that is refused for who it is.
+type Refused = dyn Fn(&Caller, Reason) + Send + Sync;
+
 impl Gate {
-    pub fn new(authenticator: Authenticator, stopping: CancellationToken) -> Self {
-        Self { authenticator, stopping, places: Arc::new(Semaphore::new(MAX_CALLS)) }
+    pub fn new(
+        authenticator: Authenticator,
+        stopping: CancellationToken,
+        refused: impl Fn(&Caller, Reason) + Send + Sync + 'static,
+    ) -> Self {
+        Self { authenticator, stopping, places: Arc::new(Semaphore::new(MAX_CALLS)), refused: Arc::new(refused) }
     }
 
     /// Lets a call in, with its principal in the extensions; what is returned is held until it is answered.
@@ -47,13 +56,20 @@ impl Gate {
             return Err(draining());
         }
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| overloaded())?;
-        let principal = self.authenticator.authenticate(request.headers())?;
-        match method {
-            Some((_, Need::Nothing | Need::Identity)) => {}
-            Some((_, Need::Permission(permission))) => principal.check(permission)?,
-            None => return Err(Failure::new(Reason::PermissionMissing, "No such method is served.").into()),
-        }
-        let caller = access::caller(request, method.map_or("", |(path, _)| path), Some(&principal));
+        let path = method.map_or("", |(path, _)| path);
+        let refuse = |caller: &Caller, failure: Failure| {
+            (self.refused)(caller, failure.reason);
+            Status::from(failure)
+        };
+        let principal = self.authenticator.authenticate(request.headers());
+        let principal = principal.map_err(|failure| refuse(&access::caller(request, path, None), *failure))?;
+        let caller = access::caller(request, path, Some(&principal));
+        let permitted = match method {
+            Some((_, Need::Nothing | Need::Identity)) => Ok(()),
+            Some((_, Need::Permission(permission))) => principal.check(permission),
+            None => Err(Failure::new(Reason::PermissionMissing, "No such method is served.").into()),
+        };
+        permitted.map_err(|failure| refuse(&caller, *failure))?;
         request.extensions_mut().insert(caller);
         Ok(Some(place))
     }
@@ -130,7 +146,6 @@ mod tests {
     use tonic_types::StatusExt;
 
     use super::*;
-    use crate::model::event::Caller;
 
     fn call(path: &str, token: Option<&str>) -> Request<Body> {
         let request = Request::builder().uri(format!("http://localhost{path}"));
@@ -149,7 +164,7 @@ mod tests {
     }
 
     fn gate() -> Gate {
-        Gate::new(Authenticator::static_token("letmein").unwrap(), CancellationToken::new())
+        Gate::new(Authenticator::static_token("letmein").unwrap(), CancellationToken::new(), |_, _| {})
     }
 
     fn reason(status: Option<Status>) -> String {

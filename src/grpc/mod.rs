@@ -1,9 +1,10 @@
 //! The wire: the generated types of the contract and, around them, what turns calls into work.
 //!
-//! A call passes `gate` (may it?), a method of `backup_service` or `operation_service`, and `convert` on its way in and
+//! A call passes `gate` (may it?), a method of one of the services, and `convert` on its way in and
 //! out; what fails leaves through `status`. Nothing is decided here that is not about the wire.
 
 mod access;
+mod audit_service;
 mod backup_service;
 mod convert;
 mod gate;
@@ -21,6 +22,7 @@ use tonic::transport::server::TcpIncoming;
 use tracing::warn;
 
 pub use access::Authenticator;
+use proto::backup::audit_service_server::AuditServiceServer;
 use proto::backup::backup_service_server::BackupServiceServer;
 use proto::backup::operation_service_server::OperationServiceServer;
 
@@ -70,6 +72,8 @@ pub async fn serve(listener: TcpListener, holdfast: Holdfast, settings: Settings
     let allow_plaintext_secrets = settings.allow_plaintext_secrets;
     let backups = backup_service::Service { holdfast: holdfast.clone(), allow_plaintext_secrets };
     let operations = operation_service::Service { holdfast: holdfast.clone() };
+    let events = audit_service::Service { holdfast: holdfast.clone() };
+    let witness = holdfast.clone();
     let router = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -79,9 +83,10 @@ pub async fn serve(listener: TcpListener, holdfast: Holdfast, settings: Settings
         .max_concurrent_streams(MAX_STREAMS)
         .max_connection_age(MAX_CONNECTION_AGE)
         .max_connection_age_grace(MAX_CONNECTION_GRACE)
-        .layer(gate::Gate::new(settings.authenticator, stopping.clone()))
+        .layer(gate::Gate::new(settings.authenticator, stopping.clone(), move |caller, reason| witness.refused(caller, reason)))
         .add_service(BackupServiceServer::new(backups).max_decoding_message_size(MAX_CHUNK_MESSAGE))
         .add_service(OperationServiceServer::new(operations).max_decoding_message_size(MAX_MESSAGE))
+        .add_service(AuditServiceServer::new(events).max_decoding_message_size(MAX_MESSAGE))
         .add_service(health.max_decoding_message_size(MAX_MESSAGE))
         .add_service(v1.max_decoding_message_size(MAX_MESSAGE))
         .add_service(v1alpha.max_decoding_message_size(MAX_MESSAGE));
@@ -99,10 +104,11 @@ pub async fn serve(listener: TcpListener, holdfast: Holdfast, settings: Settings
 }
 
 /// Names of the services that are served and described: those that are in the table of `access`.
-fn served() -> [&'static str; 5] {
+fn served() -> [&'static str; 6] {
     [
         BackupServiceServer::<backup_service::Service>::NAME,
         OperationServiceServer::<operation_service::Service>::NAME,
+        AuditServiceServer::<audit_service::Service>::NAME,
         tonic_health::pb::health_server::SERVICE_NAME,
         tonic_reflection::pb::v1::server_reflection_server::SERVICE_NAME,
         tonic_reflection::pb::v1alpha::server_reflection_server::SERVICE_NAME,

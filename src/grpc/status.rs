@@ -69,7 +69,7 @@ pub fn published(reason: Reason) -> (Code, ErrorReason) {
 }
 
 /// As it stands in `ErrorInfo.reason`, for example `BACKUP_NOT_FOUND`.
-fn published_name(reason: ErrorReason) -> &'static str {
+pub fn published_name(reason: ErrorReason) -> &'static str {
     let name = reason.as_str_name();
     name.strip_prefix("ERROR_REASON_").unwrap_or(name)
 }

@@ -10,6 +10,7 @@ use super::call::{Caller, Chunk, Download, DownloadRequest};
 use super::{Error, Holdfast, Result, blocking};
 use crate::folder;
 use crate::model::backup::State;
+use crate::model::event::{Event, backup_name};
 
 const CHUNK_BYTES: u64 = 256 << 10;
 
@@ -36,6 +37,9 @@ impl Holdfast {
         let end = request.limit.map_or(backup.size_bytes, |limit| offset.saturating_add(limit).min(backup.size_bytes));
         let (sender, chunks) = mpsc::channel(1);
         let permit = self.0.transfers.clone().try_acquire_owned().map_err(|_| Error::TooManyTransfers)?;
+        // Before the first byte: what cannot be told is not handed out.
+        let event = Event::new("backup.downloaded", caller, backup_name(&id)).with("fileName", &backup.file_name);
+        self.0.parts.state.record(&event.with("offset", offset)).await?;
         tracing::info!(backup = %id, caller = caller.principal(), offset, "download begins");
         self.0.tasks.spawn(async move {
             let (_guard, _permit) = (guard, permit);

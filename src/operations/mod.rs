@@ -1,6 +1,6 @@
 //! What happens, in which order. Every way in - calls, timer, recovery - ends here.
 //!
-//! Only this module joins `postgres`, `archive`, `folder` and `lock`, which do not know each other. The life of an
+//! Only this module joins `postgres`, `archive`, `folder`, `lock` and `webhook`, which do not know each other. The life of an
 //! operation is in [`work`]; what a backup and a restore do is in [`backup`] and [`restore`], from top to bottom.
 
 mod backup;
@@ -8,7 +8,9 @@ mod backups;
 pub mod call;
 mod download;
 mod error;
+mod events;
 mod in_use;
+mod outbox;
 mod preview;
 mod proof;
 mod recovery;
@@ -35,6 +37,7 @@ use crate::folder::Folder;
 use crate::model::{Catalog, OperationId};
 use crate::postgres::Database;
 use crate::postgres::state::{State, System};
+use crate::webhook::Webhook;
 
 pub use error::Error;
 pub use seal::SealKey;
@@ -54,6 +57,8 @@ pub struct Parts {
     pub seal_key: SealKey,
     /// Longest time an operation may take, waiting for the lock left out.
     pub operation_timeout: Duration,
+    /// Who is told of events.
+    pub webhook: Option<Webhook>,
 }
 
 /// The parts, and what runs on them.
@@ -65,6 +70,7 @@ struct Running {
     instance: Uuid,
     works: work::Works,
     in_use: in_use::InUse,
+    refusals: events::Refusals,
     transfers: Arc<Semaphore>,
     tasks: TaskTracker,
     stopping: CancellationToken,
@@ -84,6 +90,7 @@ impl Holdfast {
         parts.state.check_rules(&parts.catalog).await?;
         let system = parts.state.system().await?;
         let volume = Self::volume(&parts, system).await?;
+        let (refusals, waiting) = events::Refusals::new();
         let running = Running {
             parts,
             system,
@@ -91,12 +98,17 @@ impl Holdfast {
             instance: Uuid::new_v4(),
             works: work::Works::default(),
             in_use: in_use::InUse::default(),
+            refusals,
             transfers: Arc::new(Semaphore::new(MAX_TRANSFERS)),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         };
         let holdfast = Self(Arc::new(running));
         holdfast.0.tasks.spawn(holdfast.clone().recover_always());
+        holdfast.0.tasks.spawn(holdfast.clone().write_refusals(waiting));
+        if let Some(webhook) = holdfast.0.parts.webhook.clone() {
+            holdfast.0.tasks.spawn(holdfast.clone().deliver_always(webhook));
+        }
         Ok(holdfast)
     }
 

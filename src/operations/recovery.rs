@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{Error, Holdfast, Result, now};
 use crate::model::OperationId;
 use crate::model::backup::{Backup, State};
+use crate::model::event::Caller;
 use crate::model::operation::{BackupResult, Kind, Operation, Outcome, Phase};
 use crate::postgres::state::Stored;
 
@@ -117,7 +118,9 @@ impl Holdfast {
         self.check_volume().await?;
         for Stored { backup, .. } in parts.state.backups().await? {
             let done = match backup.state {
-                State::Deleting => self.remove(&backup.id, State::Deleting).await,
+                State::Deleting => {
+                    self.remove(&backup.id, State::Deleting, ("backup.deleted", &Caller::internal("recovery"))).await
+                }
                 State::Creating if self.has_ended(backup.operation).await? => self.settle(&backup).await.map(|_| ()),
                 _ => Ok(()),
             };

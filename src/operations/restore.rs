@@ -10,9 +10,10 @@ use super::preview::{check_etag, foreseen};
 use super::source::Source;
 use super::work::Work;
 use super::{Error, Holdfast, Result, new_operation_id, now};
+use crate::model::OperationId;
+use crate::model::event::{Event, backup_name};
 use crate::model::notice::{Notice, in_the_way};
 use crate::model::operation::{Kind, Operation, Outcome, Phase, RestoreResult};
-use crate::model::{Event, OperationId};
 use crate::postgres::state::Request;
 use crate::postgres::{self, Purpose, Restore};
 
@@ -86,10 +87,10 @@ impl Holdfast {
             notices,
             safety_backup,
         };
-        restore.record(&consequence_of(about, request)).await?;
+        restore.record(&Event::of("", about).with("backup", backup_name(&request.backup))).await?;
         work.commit("Commits.")?;
         let transaction = restore.transaction().to_owned();
-        let result = match restore.commit(&result, &end).await {
+        let result = match restore.commit(&result, &end, &[Event::restored(about, &result)]).await {
             Ok(committed) => RestoreResult { commit_time: committed.time, ..result },
             Err(postgres::Error::CommitUnknown(cause)) => {
                 tracing::warn!(error = %cause, operation_id = %work.id(), "the connection was lost during COMMIT; asking for the outcome");
@@ -128,21 +129,6 @@ impl Holdfast {
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
-    }
-}
-
-/// What the events of the catalog's rules have in common.
-fn consequence_of(about: &Operation, request: &RestoreRequest) -> Event {
-    Event {
-        kind: String::new(),
-        actor: about.actor.clone(),
-        method: about.method.clone(),
-        target: String::new(),
-        operation: Some(about.id),
-        failure: None,
-        reason: about.reason.clone(),
-        request_id: about.request_id.clone(),
-        attributes: [("backup".to_owned(), format!("backups/{}", request.backup))].into(),
     }
 }
 

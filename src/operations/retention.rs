@@ -6,6 +6,7 @@ use super::call::Caller;
 use super::{Error, Holdfast, Result};
 use crate::model::BackupId;
 use crate::model::backup::{Backup, State, expired, expired_safety};
+use crate::model::event::{Event, backup_name};
 use crate::model::settings::Retention;
 
 impl Holdfast {
@@ -26,9 +27,10 @@ impl Holdfast {
 
     /// Deletes what it can; the second answer is what it could not.
     async fn remove_all(&self, superfluous: Vec<BackupId>) -> (Vec<BackupId>, Vec<BackupId>) {
+        let retainer = Caller::internal("retention");
         let (mut gone, mut left) = (Vec::new(), Vec::new());
         for id in superfluous {
-            match self.remove(&id, State::Ready).await {
+            match self.remove(&id, State::Ready, ("backup.expired", &retainer)).await {
                 Ok(()) => gone.push(id),
                 Err(error) => {
                     tracing::warn!(backup = %id, %error, "a backup beyond the limit could not be deleted yet");
@@ -48,16 +50,18 @@ impl Holdfast {
         if stored.backup.state == State::Creating {
             return Err(Error::BackupInUse(id.clone()));
         }
-        self.remove(id, stored.backup.state).await?;
+        self.remove(id, stored.backup.state, ("backup.deleted", caller)).await?;
         tracing::info!(backup = %id, caller = caller.principal(), "backup deleted");
         Ok(())
     }
 
-    pub(super) async fn remove(&self, id: &BackupId, state: State) -> Result<()> {
+    /// Removes a backup that is in `state`; the event says what it is and who did it.
+    pub(super) async fn remove(&self, id: &BackupId, state: State, (kind, caller): (&str, &Caller)) -> Result<()> {
         let parts = &self.0.parts;
         let _removal = self.0.in_use.remove(id).ok_or_else(|| Error::BackupInUse(id.clone()))?;
         let Some(stored) = parts.state.backup(id).await? else { return Ok(()) };
-        if state != State::Deleting && !parts.state.set_backup_state(id, state, State::Deleting, "").await? {
+        let event = Event::new(kind, caller, backup_name(id)).with("fileName", &stored.backup.file_name);
+        if state != State::Deleting && !parts.state.begin_deletion(id, state, &event).await? {
             return Err(Error::BackupInUse(id.clone()));
         }
         let (folder, name) = (parts.folder.clone(), stored.backup.file_name);

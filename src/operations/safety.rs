@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::backup::Made;
+use super::call::Caller;
 use super::work::Work;
 use super::{Error, Holdfast, Result};
 use crate::model::backup::Trigger;
@@ -34,6 +35,6 @@ impl Holdfast {
     /// Removes the safety backup of a restore that did not take place, and that nobody works on any more.
     pub(super) async fn discard_safety_backup(&self, restore: OperationId) -> Result<()> {
         let Some(stored) = self.0.parts.state.backup_of(restore).await? else { return Ok(()) };
-        self.remove(&stored.backup.id, stored.backup.state).await
+        self.remove(&stored.backup.id, stored.backup.state, ("backup.expired", &Caller::internal("retention"))).await
     }
 }

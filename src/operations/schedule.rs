@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 
 use super::backup::digest;
 use super::call::{BackupRequest, Caller};
@@ -12,7 +12,7 @@ use crate::model::backup::Trigger;
 use crate::model::operation::{Operation, Outcome};
 use crate::model::schedule::RunState;
 use crate::model::settings::Setting;
-use crate::model::{OperationId, Reason, Schedule};
+use crate::model::{Event, OperationId, Reason, Schedule};
 use crate::postgres::state::Request;
 
 /// Longest time between the claim of a slot and the row of its operation.
@@ -39,7 +39,8 @@ impl Holdfast {
         let late = (time - due).to_std().unwrap_or_default();
         match setting.value.start_deadline.checked_sub(late) {
             None => {
-                if state.claim_slot(due, RunState::Missed, None).await? {
+                let missed = run_event("schedule.run_missed", due);
+                if state.claim_slot(due, RunState::Missed, None, Some(&missed)).await? {
                     tracing::error!(planned = %due, "a scheduled backup was missed: the service was down until its start deadline");
                 }
                 Ok(())
@@ -51,7 +52,7 @@ impl Holdfast {
     async fn run_slot(&self, due: DateTime<Utc>, left: Duration) -> Result<()> {
         let state = &self.0.parts.state;
         let id = new_operation_id();
-        if !state.claim_slot(due, RunState::Running, Some(id)).await? {
+        if !state.claim_slot(due, RunState::Running, Some(id), None).await? {
             return Ok(());
         }
         let request = BackupRequest {
@@ -80,10 +81,15 @@ impl Holdfast {
             Some(id) => state.operation(id).await?,
             None => None,
         };
+        let mut skipped = None;
         let became = match operation {
             Some(Operation { outcome: None, .. }) => return Ok(()),
             Some(Operation { outcome: Some(Outcome::Failed(failure)), .. }) => match failure.reason {
-                Reason::OperationInProgress | Reason::SoftwareUpdateInProgress => RunState::Skipped,
+                Reason::OperationInProgress | Reason::SoftwareUpdateInProgress => {
+                    let event = run_event("schedule.run_skipped", slot.planned_time);
+                    skipped = Some(Event { operation: slot.operation, failure: Some(failure.reason), ..event });
+                    RunState::Skipped
+                }
                 _ => RunState::Failed,
             },
             Some(_) => RunState::Succeeded,
@@ -91,8 +97,13 @@ impl Holdfast {
             // Claimed by a process that died before it began.
             None => return Ok(state.unclaim_slot(slot.planned_time, slot.operation).await?),
         };
-        Ok(state.settle_slot(slot.planned_time, became).await?)
+        Ok(state.settle_slot(slot.planned_time, became, skipped.as_ref()).await?)
     }
+}
+
+fn run_event(kind: &str, planned: DateTime<Utc>) -> Event {
+    let event = Event::new(kind, &Caller::internal("scheduler"), "settings/schedule");
+    event.with("plannedTime", planned.to_rfc3339_opts(SecondsFormat::Secs, true))
 }
 
 /// When an id was made: it carries the time.

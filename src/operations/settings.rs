@@ -5,8 +5,9 @@ use super::{Error, Holdfast, Result, blocking, now};
 use crate::archive::{self, Writer};
 use crate::model::backup::Trigger;
 use crate::model::manifest::{FormatVersion, PassphraseNote};
+use crate::model::schedule::Recurrence;
 use crate::model::settings::{Encryption, Retention, Setting};
-use crate::model::{BackupId, Manifest, Passphrase, Schedule};
+use crate::model::{BackupId, Event, Manifest, Passphrase, Schedule};
 
 const SCHEDULE: &str = "schedule";
 const RETENTION: &str = "retention";
@@ -39,7 +40,16 @@ impl Holdfast {
             setting.value = value;
             return self.schedule_state(setting).await;
         }
-        self.change(SCHEDULE, "the schedule", &value, None, caller, revision, setting.revision).await?;
+        let recurrence = match &value.recurrence {
+            Recurrence::Daily { hours, minutes } => format!("daily {hours:02}:{minutes:02}"),
+            Recurrence::Cron(fields) => fields.clone(),
+        };
+        let event = Event::new("schedule.changed", caller, "settings/schedule")
+            .with("enabled", value.enabled)
+            .with("recurrence", recurrence)
+            .with("timeZone", value.time_zone)
+            .with("startDeadline", humantime::format_duration(value.start_deadline));
+        self.change(SCHEDULE, "the schedule", &value, None, revision, setting.revision, &event).await?;
         self.schedule().await
     }
 
@@ -75,7 +85,10 @@ impl Holdfast {
             return Err(Error::InvalidField { field: "retention.max_count", problem });
         }
         let (present, _): (Setting<Retention>, _) = self.0.parts.state.setting(RETENTION).await?;
-        self.change(RETENTION, "retention", &Retention { max_count }, None, caller, revision, present.revision).await?;
+        let event = Event::new("retention.changed", caller, "settings/retention")
+            .with("maxCount", max_count)
+            .with("maxCountBefore", present.value.max_count);
+        self.change(RETENTION, "retention", &Retention { max_count }, None, revision, present.revision, &event).await?;
         self.retention().await
     }
 
@@ -113,7 +126,13 @@ impl Holdfast {
                 (Encryption { passphrase: Some(note), last_generation: generation }, Some(sealed))
             }
         };
-        self.change(ENCRYPTION, "encryption", &value, secret.as_deref(), caller, revision, present.revision).await?;
+        let event = match value.passphrase {
+            None => Event::new("encryption.disabled", caller, "settings/encryption"),
+            Some(note) => {
+                Event::new("encryption.changed", caller, "settings/encryption").with("passphraseGeneration", note.generation)
+            }
+        };
+        self.change(ENCRYPTION, "encryption", &value, secret.as_deref(), revision, present.revision, &event).await?;
         tracing::info!(caller = caller.principal(), encrypted = value.passphrase.is_some(), "encryption of new backups changed");
         self.encryption().await
     }
@@ -142,12 +161,12 @@ impl Holdfast {
         what: &'static str,
         value: &T,
         secret: Option<&[u8]>,
-        caller: &Caller,
         seen: Option<i64>,
         present: i64,
+        event: &Event,
     ) -> Result<()> {
         let unchanged = seen.is_none_or(|seen| seen == present);
-        if unchanged && self.0.parts.state.set_setting(name, value, secret, caller.principal(), present).await? {
+        if unchanged && self.0.parts.state.set_setting(name, value, secret, &event.actor.principal, present, event).await? {
             Ok(())
         } else {
             Err(Error::EtagMismatch(what))

@@ -305,16 +305,17 @@ impl Restore {
         }
     }
 
-    /// Commits, together with the row that says so.
+    /// Commits, together with the row that says so and the events that tell of it.
     ///
     /// # Errors
     /// `Error::CommitUnknown` when the connection was lost before the answer came: ask [`super::State`] for the truth.
-    pub async fn commit(mut self, result: &impl Serialize, end: &EndRecord) -> Result<Committed, Error> {
+    pub async fn commit(mut self, result: &impl Serialize, end: &EndRecord, events: &[Event]) -> Result<Committed, Error> {
         let sequences = self.sequences(end);
         let log = "INSERT INTO holdfast.restore_log (operation, result, sequences) VALUES ($1, $2, $3) RETURNING commit_time";
         let log =
             sqlx::query_scalar(log).bind(self.operation.0).bind(sqlx::types::Json(result)).bind(sqlx::types::Json(&sequences));
         let time = log.fetch_one(&mut self.connection).await?;
+        super::state::events::write(&mut self.connection, events).await?;
         match self.connection.execute(sqlx::raw_sql("COMMIT")).await {
             Ok(_) => {}
             Err(error) => {

@@ -2,6 +2,7 @@
 //! inside there are only valid values.
 
 pub mod backup;
+pub mod event;
 pub mod fields;
 pub mod operation;
 pub mod settings;

@@ -16,3 +16,10 @@ CREATE TABLE event_counter (
     last      bigint NOT NULL
 );
 INSERT INTO event_counter (last) VALUES (0);
+
+-- How far each receiver has been told.
+CREATE TABLE delivery (
+    receiver    text PRIMARY KEY,
+    position    bigint NOT NULL,
+    update_time timestamptz NOT NULL DEFAULT clock_timestamp()
+);

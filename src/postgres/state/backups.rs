@@ -3,9 +3,9 @@
 use chrono::{DateTime, Utc};
 use sqlx::types::Json;
 
-use super::State;
+use super::{State, events};
 use crate::model::backup::{Backup, State as BackupState};
-use crate::model::{BackupId, OperationId};
+use crate::model::{BackupId, Event, OperationId};
 use crate::postgres::Error;
 
 /// A backup with what the catalog adds.
@@ -47,6 +47,22 @@ impl State {
                       WHERE id = $1 AND state = $2";
         let update = sqlx::query(update).bind(id.as_str()).bind(word(from)).bind(word(to)).bind(detail);
         Ok(update.execute(&self.pool).await?.rows_affected() == 1)
+    }
+
+    /// Begins to delete a backup that is in this state, and tells of it: from here its deletion is finished whatever happens.
+    /// False: it was not in that state.
+    pub async fn begin_deletion(&self, id: &BackupId, from: BackupState, event: &Event) -> Result<bool, Error> {
+        let update = "UPDATE backup SET state = $3, revision = revision + 1,
+                             body = body || jsonb_build_object('state', $3::text, 'state_detail', '')
+                      WHERE id = $1 AND state = $2";
+        let mut transaction = self.pool.begin().await?;
+        let update = sqlx::query(update).bind(id.as_str()).bind(word(from)).bind(word(BackupState::Deleting));
+        let begun = update.execute(&mut *transaction).await?.rows_affected() == 1;
+        if begun {
+            events::write(&mut transaction, [event]).await?;
+        }
+        transaction.commit().await?;
+        Ok(begun)
     }
 
     /// Takes a backup out of the catalog.

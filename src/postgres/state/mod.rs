@@ -1,6 +1,7 @@
 //! The service's own state, in the schema `holdfast`: what survives this process and is in no backup.
 
 mod backups;
+pub(super) mod events;
 mod leases;
 mod operations;
 mod settings;
@@ -10,8 +11,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::migrate::{Migration, MigrationType, Migrator};
-use sqlx::postgres::PgPoolOptions;
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgPool};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::{Database, Error, Role, Schema, restore, rules};
@@ -21,6 +22,7 @@ use crate::model::operation::RestoreResult;
 use crate::model::{Catalog, Notice, OperationId};
 
 pub use backups::Stored;
+pub use events::Outbox;
 pub use leases::{Grant, Holder, Taken, Terms};
 pub use operations::{Accepted, Alive, Request};
 pub use slots::Slot;
@@ -44,24 +46,36 @@ pub struct System {
 const MIGRATIONS: [(i64, &str, &str); 2] =
     [(1, "state", include_str!("../migrations/0001_state.sql")), (2, "events", include_str!("../migrations/0002_events.sql"))];
 
+fn options(database: &Database) -> PgConnectOptions {
+    database.options(Role::State).disable_statement_logging().options([
+        ("search_path", "holdfast"),
+        ("statement_timeout", "20s"),
+        ("lock_timeout", "10s"),
+        ("idle_in_transaction_session_timeout", "20s"),
+        ("timezone", "UTC"),
+        ("client_min_messages", "error"),
+        ("synchronous_commit", "on"),
+        ("default_transaction_read_only", "off"),
+        ("default_transaction_isolation", "read committed"),
+        ("default_transaction_deferrable", "off"),
+        ("standard_conforming_strings", "on"),
+        ("transform_null_equals", "off"),
+        // A session that holds a right must not hold it long after its process is gone.
+        ("tcp_keepalives_idle", "5"),
+        ("tcp_keepalives_interval", "5"),
+        ("tcp_keepalives_count", "3"),
+    ])
+}
+
+/// A connection to the state that is nobody else's.
+async fn connect(database: &Database) -> Result<PgConnection, Error> {
+    options(database).connect().await.map_err(Error::Unavailable)
+}
+
 impl State {
     /// Connects, and brings the schema `holdfast` up to date.
     pub async fn open(database: &Database) -> Result<Self, Error> {
-        let options = database.options(Role::State).disable_statement_logging().options([
-            ("search_path", "holdfast"),
-            ("statement_timeout", "20s"),
-            ("lock_timeout", "10s"),
-            ("idle_in_transaction_session_timeout", "20s"),
-            ("timezone", "UTC"),
-            ("client_min_messages", "error"),
-            ("synchronous_commit", "on"),
-            ("default_transaction_read_only", "off"),
-            ("default_transaction_isolation", "read committed"),
-            ("default_transaction_deferrable", "off"),
-            ("standard_conforming_strings", "on"),
-            ("transform_null_equals", "off"),
-        ]);
-        let mut connection = options.connect().await.map_err(Error::Unavailable)?;
+        let mut connection = connect(database).await?;
         let superuser = "SELECT pg_catalog.current_setting('is_superuser') = 'on'";
         if sqlx::query_scalar(superuser).fetch_one(&mut connection).await? {
             return Err(super::session::superuser(database, Role::State));
@@ -90,7 +104,7 @@ impl State {
         connection.execute(sqlx::raw_sql(AssertSqlSafe(grants))).await?;
         connection.close().await?;
         let pool = PgPoolOptions::new().max_connections(10).acquire_timeout(Duration::from_secs(5));
-        Ok(Self { pool: pool.connect_lazy_with(options), database: database.clone() })
+        Ok(Self { pool: pool.connect_lazy_with(options(database)), database: database.clone() })
     }
 
     /// Whether the database answers.

@@ -5,8 +5,8 @@ use std::time::Duration;
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use super::State;
-use crate::model::{Operation, OperationId};
+use super::{State, events};
+use crate::model::{Event, Operation, OperationId};
 use crate::postgres::Error;
 
 /// How an operation is asked for. The same caller with the same `request_id` means the same operation.
@@ -74,18 +74,27 @@ impl State {
                       ON CONFLICT (caller, request_id) DO NOTHING";
         let insert = sqlx::query(insert).bind(operation.id.0).bind(&operation.caller).bind(&request.request_id);
         let inserted = insert.bind(&request.digest).bind(owner).bind(Json(operation)).execute(&mut *transaction).await?;
+        if inserted.rows_affected() == 1 {
+            events::write(&mut transaction, &Event::started(operation)).await?;
+        }
         transaction.commit().await?;
         if inserted.rows_affected() == 1 { Ok(Accepted::New) } else { self.known_request(&operation.caller, request).await }
     }
 
-    /// Writes the present state of an operation, which is the heartbeat of its owner as well.
+    /// Writes the present state of an operation, which is the heartbeat of its owner as well. Its end is told once: the row
+    /// is not changed again.
     pub async fn report(&self, operation: &Operation, owner: Uuid) -> Result<Alive, Error> {
         let update = "UPDATE operation SET body = $3, cancellable = $4, done = $5, heartbeat_time = clock_timestamp(),
                              revision = revision + CASE WHEN body = $3 THEN 0 ELSE 1 END
                       WHERE id = $1 AND owner = $2 AND NOT done RETURNING revision, cancel_requested";
         let update = sqlx::query_as(update).bind(operation.id.0).bind(owner).bind(Json(operation));
-        let row: Option<(i64, bool)> =
-            update.bind(operation.cancellable()).bind(operation.done()).fetch_optional(&self.pool).await?;
+        let update = update.bind(operation.cancellable()).bind(operation.done());
+        let mut transaction = self.pool.begin().await?;
+        let row: Option<(i64, bool)> = update.fetch_optional(&mut *transaction).await?;
+        if row.is_some() {
+            events::write(&mut transaction, &Event::ended(operation)).await?;
+        }
+        transaction.commit().await?;
         Ok(row.map_or(Alive::No, |(revision, cancel_requested)| Alive::Yes { revision, cancel_requested }))
     }
 

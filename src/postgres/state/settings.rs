@@ -5,7 +5,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::types::Json;
 
-use super::State;
+use super::{State, events};
+use crate::model::Event;
 use crate::model::settings::Setting;
 use crate::postgres::Error;
 
@@ -25,7 +26,7 @@ impl State {
         })
     }
 
-    /// Writes a setting that is still at `revision`; false when somebody else changed it since.
+    /// Writes a setting that is still at `revision`, and tells of it; false when somebody else changed it since.
     pub async fn set_setting<T: Serialize + Sync>(
         &self,
         name: &str,
@@ -33,6 +34,7 @@ impl State {
         secret: Option<&[u8]>,
         updater: &str,
         revision: i64,
+        event: &Event,
     ) -> Result<bool, Error> {
         let statement = match revision {
             0 => "INSERT INTO setting (name, value, secret, update_time, updater) VALUES ($1, $2, $3, clock_timestamp(), $4)
@@ -44,6 +46,12 @@ impl State {
         if revision != 0 {
             statement = statement.bind(revision);
         }
-        Ok(statement.execute(&self.pool).await?.rows_affected() == 1)
+        let mut transaction = self.pool.begin().await?;
+        let changed = statement.execute(&mut *transaction).await?.rows_affected() == 1;
+        if changed {
+            events::write(&mut transaction, [event]).await?;
+        }
+        transaction.commit().await?;
+        Ok(changed)
     }
 }

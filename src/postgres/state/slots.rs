@@ -3,9 +3,9 @@
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::State;
-use crate::model::OperationId;
+use super::{State, events};
 use crate::model::schedule::RunState;
+use crate::model::{Event, OperationId};
 use crate::postgres::Error;
 
 /// One planned run.
@@ -17,16 +17,23 @@ pub struct Slot {
 }
 
 impl State {
-    /// Claims a slot for an operation. False: somebody has it already.
+    /// Claims a slot for an operation, and tells of it. False: somebody has it already.
     pub async fn claim_slot(
         &self,
         planned_time: DateTime<Utc>,
         state: RunState,
         operation: Option<OperationId>,
+        event: Option<&Event>,
     ) -> Result<bool, Error> {
         let insert = "INSERT INTO slot (planned_time, state, operation) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
         let insert = sqlx::query(insert).bind(planned_time).bind(word(state)).bind(operation.map(|id| id.0));
-        Ok(insert.execute(&self.pool).await?.rows_affected() == 1)
+        let mut transaction = self.pool.begin().await?;
+        let claimed = insert.execute(&mut *transaction).await?.rows_affected() == 1;
+        if claimed {
+            events::write(&mut transaction, event).await?;
+        }
+        transaction.commit().await?;
+        Ok(claimed)
     }
 
     /// Gives back a slot that was claimed for an operation that never began.
@@ -36,11 +43,15 @@ impl State {
         Ok(())
     }
 
-    /// Records what became of a slot.
-    pub async fn settle_slot(&self, planned_time: DateTime<Utc>, state: RunState) -> Result<(), Error> {
+    /// Records what became of a slot, and tells of it.
+    pub async fn settle_slot(&self, planned_time: DateTime<Utc>, state: RunState, event: Option<&Event>) -> Result<(), Error> {
         let update = "UPDATE slot SET state = $2, end_time = clock_timestamp() WHERE planned_time = $1 AND state = 'running'";
-        sqlx::query(update).bind(planned_time).bind(word(state)).execute(&self.pool).await?;
-        Ok(())
+        let mut transaction = self.pool.begin().await?;
+        let settled = sqlx::query(update).bind(planned_time).bind(word(state)).execute(&mut *transaction).await?;
+        if settled.rows_affected() == 1 {
+            events::write(&mut transaction, event).await?;
+        }
+        Ok(transaction.commit().await?)
     }
 
     pub async fn last_slot(&self) -> Result<Option<Slot>, Error> {
