@@ -47,8 +47,10 @@
 //!
 //! 1. The call itself checks the file's SHA-256, the passphrase (three different errors for damaged, wrong and missing), and whether
 //!    the file fits the database.
+//!    A file of another time is taken column by column (`postgres::drift`): what fits is taken, what is lost must be acknowledged.
 //! 2. The work begins one transaction ([`postgres::Restore`]), the fence first, and loads the file into temporary tables. No target is
-//!    locked, let alone changed, before the file proved whole to its last byte.
+//!    locked, let alone changed, before the file proved whole to its last byte. (Where all targets are empty, the file is first read
+//!    without the database, and then straight into them.)
 //! 3. Then the targets are locked against writers (readers go on), triggers of users are switched off, and one statement deletes,
 //!    updates and inserts what differs (`postgres::apply` says why one). Equal rows are not written.
 //! 4. Foreign keys are checked by anti-join, every table is read back and its digest compared with the file's.

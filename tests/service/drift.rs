@@ -3,7 +3,7 @@
 
 use super::world::World;
 use super::zoo::{GRANTS, all_of, resource};
-use holdfast::grpc::proto::backup::{Backup, Notice, RestoreRequest, RestoreResult};
+use holdfast::grpc::proto::backup::{Backup, Notice, RestoreRequest, RestoreResult, notice};
 
 const TABLE: &str = "create type zoo.state as enum ('open', 'secret-value'); create domain zoo.tag as text;
     create table zoo.item (id int primary key, small smallint, n int not null, big bigint, name varchar(10) not null, t text, price numeric(6,2),
@@ -115,7 +115,11 @@ const MUTATIONS: &[(&str, Verdict)] = &[
 ];
 
 fn notices(result: &RestoreResult) -> String {
-    let text = |notice: &Notice| format!("{} {}", notice.reason, notice.subject);
+    let text = |notice: &Notice| {
+        let loses = ["COLUMN_DROPPED", "TABLE_NOT_IN_BACKUP"].contains(&notice.reason.as_str());
+        assert_eq!(notice.severity() == notice::Severity::Blocking, loses, "{notice:?}");
+        format!("{} {}", notice.reason, notice.subject)
+    };
     result.notices.iter().map(text).collect::<Vec<_>>().join(" ")
 }
 

@@ -65,7 +65,7 @@ async fn a_row_that_comes_before_the_lock_sends_the_file_the_ordinary_way() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_table_is_locked_before_the_file_proved_whole_and_a_file_that_does_not_fit_leaves_all_empty() {
+async fn a_file_that_does_not_fit_leaves_empty_tables_empty() {
     let world = World::zoo(ZOO, &TABLES).await;
     let backup = world.backup().await;
     world.sql(EMPTY).await;
