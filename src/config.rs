@@ -34,6 +34,9 @@ pub struct Serve {
     /// File with the bearer token that callers send
     #[arg(long, env = "HOLDFAST_TOKEN_FILE", hide_env_values = true)]
     server_token_file: PathBuf,
+    /// Whose token it is, as operations and the audit log name the caller; `user:NAME` for a login account
+    #[arg(long, env = "HOLDFAST_TOKEN_SUBJECT", default_value = "token:static", hide_env_values = true)]
+    server_token_subject: String,
     /// File with at least 32 random bytes, the key under which the passphrase is stored
     #[arg(long, env = "HOLDFAST_SEAL_KEY_FILE", hide_env_values = true)]
     seal_key_file: PathBuf,
@@ -143,7 +146,8 @@ impl Serve {
 
     pub fn authenticator(&self) -> Result<Authenticator> {
         let token = secret(&self.server_token_file)?;
-        Authenticator::static_token(&token).with_context(|| format!("{} has no token in it", self.server_token_file.display()))
+        Authenticator::static_token(&token, &self.server_token_subject)
+            .with_context(|| format!("{} has no token in it", self.server_token_file.display()))
     }
 
     /// Who is told of events, if anybody.

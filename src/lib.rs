@@ -27,7 +27,8 @@
 //! Use goes one way: `main` -> `grpc`, `timer`, `cli` -> `operations` -> `postgres`, `archive`, `folder`, `lock`, `webhook` -> `model`.
 //! `tests/architecture.rs` holds it. `cli` is a client: it speaks gRPC, and reads files with `archive`.
 //!
-//! What is backed up is configuration (`deploy/catalog.toml`): a resource is a title and some tables. No code knows one.
+//! What is backed up is configuration (`deploy/catalog.toml`): a resource is a title, some tables, and queries that tell what a
+//! restore of them means for people (`postgres::rules`). No code knows one.
 //!
 //! # A backup
 //!
@@ -51,12 +52,17 @@
 //! 2. The work begins one transaction ([`postgres::Restore`]), the fence first, and loads the file into temporary tables. No target is
 //!    locked, let alone changed, before the file proved whole to its last byte. (Where all targets are empty, the file is first read
 //!    without the database, and then straight into them.)
-//! 3. Then the targets are locked against writers (readers go on), triggers of users are switched off, and one statement deletes,
-//!    updates and inserts what differs (`postgres::apply` says why one). Equal rows are not written.
-//! 4. Foreign keys are checked by anti-join, every table is read back and its digest compared with the file's.
-//! 5. A row in `restore_log` goes into the same transaction, which makes the outcome the database's own truth, and it commits. If the
+//! 3. What somebody must know is found out in the staging tables: a preview (`operations::preview`) ends here, and a restore
+//!    that the caller would have to accept, or that cannot succeed, is refused here.
+//! 4. Then the targets are locked against writers (readers go on), and a safety backup is made of what they hold
+//!    (`operations::safety`); so nothing can come between it and the restore.
+//! 5. Triggers of users are switched off, and one statement deletes, updates and inserts what differs (`postgres::apply` says why
+//!    one). Equal rows are not written.
+//! 6. Foreign keys are checked by anti-join, every table is read back and its digest compared with the file's, and the catalog's
+//!    rules are asked again: their notices are the report, their events go into the outbox.
+//! 7. A row in `restore_log` goes into the same transaction, which makes the outcome the database's own truth, and it commits. If the
 //!    connection is lost then, the truth is asked for, not guessed.
-//! 6. Sequences are raised, never lowered, after the commit; again at the next start if need be.
+//! 8. Sequences are raised, never lowered, after the commit; again at the next start if need be.
 //!
 //! # Events
 //!
@@ -71,8 +77,7 @@
 //!
 //! # What comes later, and where its place is
 //!
-//! The lock service for software updates: beside [`lock`] and `postgres::state::leases`. Preview, notices and the safety backup:
-//! `operations::restore`, whose transaction can be rolled back at the end. Verification and the scrub: beside
+//! The lock service for software updates: beside [`lock`] and `postgres::state::leases`. Verification and the scrub: beside
 //! `operations::proof`. Signatures: a member of the file behind `end.json`. More ways to prove identity:
 //! `grpc::access::Authenticator`.
 

@@ -144,10 +144,10 @@ pub enum Authenticator {
 }
 
 impl Authenticator {
-    /// The text of a token file; white space around it does not count. `None` when it is blank.
-    pub fn static_token(text: &str) -> Option<Self> {
+    /// The text of a token file, and whose token it is; white space around it does not count. `None` when it is blank.
+    pub fn static_token(text: &str, subject: &str) -> Option<Self> {
         let token = text.trim();
-        (!token.is_empty()).then(|| Self::StaticToken { subject: "token:static".into(), digest: sha256(token) })
+        (!token.is_empty()).then(|| Self::StaticToken { subject: subject.to_owned(), digest: sha256(token) })
     }
 
     /// # Errors

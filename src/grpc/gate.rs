@@ -164,7 +164,7 @@ mod tests {
     }
 
     fn gate() -> Gate {
-        Gate::new(Authenticator::static_token("letmein").unwrap(), CancellationToken::new(), |_, _| {})
+        Gate::new(Authenticator::static_token("letmein", "token:static").unwrap(), CancellationToken::new(), |_, _| {})
     }
 
     fn reason(status: Option<Status>) -> String {

@@ -131,6 +131,8 @@ impl Restore {
         pieces: &mut mpsc::Receiver<Piece>,
         mut progress: impl FnMut(&TableEntry, u64),
     ) -> Result<(), Error> {
+        // So a service that is paused in the middle of a COPY keeps its locks for no longer than when it is paused elsewhere.
+        apply::execute(&mut self.connection, "SET LOCAL statement_timeout = '60s'".into()).await?;
         let mut awake = Instant::now();
         let mut next = pieces.recv().await;
         while let Some(first) = next.take() {
@@ -144,11 +146,11 @@ impl Restore {
                 next = pieces.recv().await;
                 continue;
             };
-            // One COPY takes all pieces of a table that follow each other.
+            // One COPY takes the pieces of a table that follow each other.
             next = staged.copy_in(&mut self.connection, first, pieces, &mut progress).await?;
             awake = Instant::now();
         }
-        Ok(())
+        apply::execute(&mut self.connection, "SET LOCAL statement_timeout = '2h'".into()).await
     }
 
     /// What somebody must know beforehand: what the catalog's rules find in the stages, and what is in the way. Only for a
@@ -290,13 +292,13 @@ impl Restore {
     }
 
     /// Tables whose rows can go straight into the target, as the file has them one after the other: those of the file's
-    /// columns whose rows refer only to rows that are there already, to their own, or by a key that can wait.
+    /// columns whose rows refer only to rows of tables that are there already, or by a key that can wait.
     fn go_directly(&mut self) {
         let names: Vec<TableName> = self.staged.iter().flatten().map(|staged| staged.table.name.clone()).collect();
         let mut there: Vec<TableName> = Vec::new();
         for staged in self.staged.iter_mut().flatten() {
             let name = &staged.table.name;
-            let waits_for = |to: &TableName| to != name && names.contains(to) && !there.contains(to);
+            let waits_for = |to: &TableName| names.contains(to) && !there.contains(to);
             let mut keys = self.schema.foreign_keys.iter().filter(|key| key.from == *name && !key.deferrable);
             staged.direct = staged.same_columns && keys.all(|key| !waits_for(&key.to));
             if staged.direct {

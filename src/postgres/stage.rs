@@ -20,6 +20,9 @@ use crate::model::manifest::TableEntry;
 use crate::model::name::quoted;
 use crate::model::{CopyFormat, EndRecord, Piece};
 
+/// Bytes of one COPY. What it waits for is bounded by the time of a statement, also when this process is paused.
+const COPY_BYTES: usize = 32 << 20;
+
 /// A table of the file in a temporary table: not logged, seen by nobody else, gone with the transaction.
 pub struct Staged {
     /// Place in the manifest.
@@ -103,7 +106,8 @@ impl Staged {
         format!("pg_catalog.record_image_ne(ROW({}), ROW({}))", self.all_columns("t."), self.all_columns("s."))
     }
 
-    /// Copies a piece and those that follow it and belong to the same table. Returns the first that does not.
+    /// Copies a piece and those that follow it and belong to the same table, up to a limit. Returns the first that was not
+    /// copied.
     ///
     /// # Errors
     /// Names table and column, and never a value.
@@ -136,8 +140,9 @@ impl Staged {
             copy.send(BINARY_HEADER.as_slice()).await?;
         }
         let table = first.table;
-        let mut piece = Some(first);
-        while let Some(Piece { rows, .. }) = piece.take_if(|piece| piece.table == table) {
+        let (mut piece, mut copied) = (Some(first), 0);
+        while let Some(Piece { rows, .. }) = piece.take_if(|piece| piece.table == table && copied < COPY_BYTES) {
+            copied += rows.len();
             progress(&self.entry, rows.len() as u64);
             copy.send(rows).await?;
             piece = pieces.recv().await;

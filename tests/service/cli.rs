@@ -361,6 +361,7 @@ async fn on_a_terminal_a_restore_asks_does_not_echo_and_shows_how_far_it_is() {
     let damaged = world.digests();
 
     let mut terminal = Terminal::new(&world, "restore latest");
+    terminal.answer("Passphrase of b-", false, &format!("{PASSPHRASE}\n")).await;
     terminal.answer("Type yes to go ahead:", true, "no\n").await;
     let (code, screen) = terminal.ended().await;
     assert!(code == 1 && screen.contains("nothing was changed"), "{code} {screen}");
@@ -368,8 +369,8 @@ async fn on_a_terminal_a_restore_asks_does_not_echo_and_shows_how_far_it_is() {
 
     let session = world.lock_table("row exclusive").await;
     let mut terminal = Terminal::new(&world, "restore latest");
-    terminal.answer("Type yes to go ahead:", true, "yes\n").await;
     terminal.answer("Passphrase of b-", false, &format!("{PASSPHRASE}\n")).await;
+    terminal.answer("Type yes to go ahead:", true, "yes\n").await;
     eventually(Duration::from_secs(30), || terminal.screen().contains('░').then_some(())).await;
     sqlx::Connection::close(session).await.unwrap();
     let (code, screen) = terminal.ended().await;

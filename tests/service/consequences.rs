@@ -162,6 +162,35 @@ async fn r09_a_file_without_an_administrator_is_restored_only_for_who_accepts_th
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn r28_callers_without_an_account_in_the_file_lock_themselves_out_only_if_they_say_so() {
+    let mut world = World::new().await;
+    world.set("HOLDFAST_TOKEN_SUBJECT", "user:newcomer");
+    world.terminate().await;
+    world.start().await.unwrap();
+    let backup = world.backup().await;
+    world.sql("insert into platform.account (external_id, login_name, display_name, state, org_unit_id) values (gen_random_uuid(), 'newcomer', 'New', 'active', 1)").await;
+    let preview = world.preview(&backup, "").await;
+    let blocking: Vec<_> = preview.warnings.iter().filter(|notice| notice.severity == 3).collect();
+    assert_eq!(
+        blocking.iter().map(|notice| (notice.reason.as_str(), notice.subject.as_str())).collect::<Vec<_>>(),
+        [("CALLER_ACCOUNT_NOT_IN_BACKUP", "newcomer")]
+    );
+    assert!(!preview.restorable && blocking[0].message.contains("cannot sign in"));
+    world.restore_fails(all_of(&backup), "WARNINGS_NOT_ACKNOWLEDGED").await;
+    let codes = vec![holdfast::grpc::proto::backup::NoticeCode::CallerAccountNotInBackup.into()];
+    world.try_restore(RestoreRequest { acknowledged_warnings: codes, ..all_of(&backup) }).await.unwrap();
+    // Who is in the file is not warned.
+    let backup = world.value("select count(*) from platform.account where login_name = 'newcomer'").await;
+    assert_eq!(backup, "0");
+    world.set("HOLDFAST_TOKEN_SUBJECT", "user:admin");
+    world.sql("update platform.account set login_name = 'admin', state = 'active', valid_until = 'infinity' where id = 1").await;
+    world.terminate().await;
+    world.start().await.unwrap();
+    let backup = world.backup().await;
+    assert!(world.preview(&backup, "").await.restorable);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_found_more_often_than_anybody_reads_is_counted() {
     let rule = "[[resource.watch]]\nreason = 'ITEM_LOST'\nquery = 'select id as subject, note from zoo.item as item'\nmessage = '{subject} {note} {else}'\nevent = 'item.lost'\n";
     let world =

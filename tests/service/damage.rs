@@ -148,7 +148,12 @@ async fn resealed(world: World, passphrase: &str, hurts: impl Fn(usize) -> Vec<H
     let good = patient.good.clone();
     let hurts = hurts(good.len());
     let of = hurts.len();
+    let contents = zstd::decode_all(good.as_slice()).ok();
     for hurt in hurts {
+        // A bit that zstd does not use (RFC 8878, 3.1.1.1.1.3) hurts nothing.
+        if contents.is_some() && zstd::decode_all(hurt.of(&good).as_slice()).ok() == contents {
+            continue;
+        }
         patient.put(&hurt.of(&good), true).await;
         let refused = patient.restore(passphrase).await.expect_err("a damaged file was restored");
         // In the first 100 bytes the passphrase packet lies: there, damage looks like a wrong passphrase.

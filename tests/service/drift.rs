@@ -120,7 +120,8 @@ fn notices(result: &RestoreResult) -> String {
         assert_eq!(notice.severity() == notice::Severity::Blocking, loses, "{notice:?}");
         format!("{} {}", notice.reason, notice.subject)
     };
-    result.notices.iter().map(text).collect::<Vec<_>>().join(" ")
+    // The files are not encrypted, which is said each time.
+    result.notices.iter().filter(|notice| notice.reason != "NOT_ENCRYPTED").map(text).collect::<Vec<_>>().join(" ")
 }
 
 fn acknowledging(backup: &Backup, reasons: &[&str]) -> RestoreRequest {

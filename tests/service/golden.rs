@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use holdfast::grpc::proto::backup::Backup;
+use holdfast::grpc::proto::backup::{Backup, NoticeCode, RestoreRequest};
 use holdfast::model::{FileName, Sha256};
 
 use super::world::{BINARY, World, repository, sha256};
@@ -65,7 +65,7 @@ fn inspect(file: &Path, passphrase: &str) -> Output {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn c15_files_of_format_1_0_are_restored_to_what_they_were_made_of() {
+async fn c15_r24_files_of_format_1_0_are_restored_to_what_they_were_made_of() {
     let (world, files) = (empty().await, files("1.0"));
     let nothing = world.digests();
     let like = world.backup().await;
@@ -78,7 +78,12 @@ async fn c15_files_of_format_1_0_are_restored_to_what_they_were_made_of() {
         assert_eq!(world.digests(), nothing);
         let backup = put(&world, &like, file, &std::fs::read(file).unwrap()).await;
         assert_eq!(Path::new(&backup.file_name), file.file_name().unwrap(), "the file is not what it was");
-        if let Err(error) = world.restore(&backup, passphrase).await {
+        // It comes from another system, which the caller has to know (R24).
+        let request = RestoreRequest { passphrase: (*passphrase).into(), ..all_of(&backup) };
+        let message = world.restore_fails(request.clone(), "WARNINGS_NOT_ACKNOWLEDGED").await;
+        assert!(message.contains("OTHER_SYSTEM"), "{message}");
+        let acknowledged_warnings = vec![NoticeCode::OtherSystem.into()];
+        if let Err(error) = world.try_restore(RestoreRequest { acknowledged_warnings, ..request }).await {
             panic!("{}: {error:?}\n{}", file.display(), world.log());
         }
         assert_eq!(world.digests(), text("digests"), "{}", file.display());

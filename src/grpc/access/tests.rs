@@ -72,7 +72,7 @@ fn authenticate(values: &[&str]) -> Result<Principal, String> {
     for value in values {
         headers.append(header::AUTHORIZATION, value.parse().unwrap());
     }
-    let token = Authenticator::static_token(" s3cret-token\n").unwrap();
+    let token = Authenticator::static_token(" s3cret-token\n", "token:static").unwrap();
     token.authenticate(&headers).map_err(|failure| tonic::Status::from(*failure).get_details_error_info().unwrap().reason)
 }
 
@@ -89,9 +89,9 @@ fn the_token_proves_the_caller_and_nothing_else_does() {
 
 #[test]
 fn a_blank_token_is_no_token_and_none_is_printed() {
-    assert!(Authenticator::static_token("").is_none());
-    assert!(Authenticator::static_token(" \n").is_none());
-    let text = format!("{:?}", Authenticator::static_token("s3cret-token").unwrap());
+    assert!(Authenticator::static_token("", "token:static").is_none());
+    assert!(Authenticator::static_token(" \n", "token:static").is_none());
+    let text = format!("{:?}", Authenticator::static_token("s3cret-token", "token:static").unwrap());
     assert!(!text.contains("digest") && !text.contains("s3cret"), "{text}");
 }
 
