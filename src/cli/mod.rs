@@ -8,6 +8,7 @@ mod backups;
 mod connect;
 mod describe;
 mod download;
+mod events;
 mod files;
 mod follow;
 mod names;
@@ -93,6 +94,8 @@ pub enum ClientCommand {
         #[command(subcommand)]
         what: Option<operations::What>,
     },
+    /// Show who did what, and follow what happens
+    Events(events::Events),
     /// Check a backup file on this machine; needs neither service nor database
     Inspect(files::Inspect),
     /// Unpack a backup file on this machine; needs neither service nor database
@@ -138,6 +141,7 @@ async fn carry_out(command: ClientCommand, connection: &Connection, output: Outp
         ClientCommand::Resources => settings::resources(session()?).await,
         ClientCommand::Status => settings::status(session()?).await,
         ClientCommand::Operations { what } => operations::run(session()?, what.unwrap_or_default()).await,
+        ClientCommand::Events(events) => events::run(session()?, events).await,
         ClientCommand::Inspect(inspect) => files::inspect(inspect, output),
         ClientCommand::Extract(extract) => files::extract(extract, output),
     }
@@ -176,6 +180,8 @@ mod tests {
             "holdfast encryption off --yes",
             "holdfast operations watch 019c0000-0000-7000-8000-000000000000",
             "holdfast operations cancel operations/019c0000-0000-7000-8000-000000000000",
+            "holdfast events --type restore.*,backup.failed --json",
+            "holdfast events --follow --after auditEvents/17",
             "holdfast inspect f --verify",
             "holdfast extract f -C d --passphrase-file p",
         ] {

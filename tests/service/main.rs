@@ -9,6 +9,7 @@
 mod world;
 mod zoo;
 
+mod audit;
 mod backup;
 mod cli;
 mod damage;
@@ -22,4 +23,5 @@ mod round_trip;
 mod schedule;
 mod secrets;
 mod start;
+mod webhook;
 mod wire;
