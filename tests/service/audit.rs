@@ -74,7 +74,7 @@ async fn everything_that_happens_is_told_once_with_who_did_it_by_what_and_how_it
     world.cancel(&cancelled).await;
     world.wait(&cancelled).await;
     drop(held);
-    world.sql("alter table platform.license add constraint later check (product is null) not valid; update platform.license set product = null").await;
+    world.sql("alter table platform.license add constraint later check (issued_to is null) not valid; update platform.license set issued_to = null").await;
     assert_eq!(world.try_restore(restore).await.unwrap_err().reason, "RESTORE_CONSTRAINT_VIOLATION");
     let mut file = backups
         .download_backup(DownloadBackupRequest { name: backup.name.clone(), ..Default::default() })

@@ -263,7 +263,7 @@ async fn r21_a_restore_that_is_rolled_back_is_told_as_failed_and_nothing_else() 
     world.start().await.unwrap();
     delivers(&world).await;
     let backup = world.backup().await;
-    world.sql("alter table platform.license add constraint later check (product is null) not valid; update platform.license set product = null").await;
+    world.sql("alter table platform.license add constraint later check (issued_to is null) not valid; update platform.license set issued_to = null").await;
     let request = RestoreRequest { name: backup.name.clone(), ..Default::default() };
     assert_eq!(world.try_restore(request).await.unwrap_err().reason, "RESTORE_CONSTRAINT_VIOLATION");
     world.sql("alter table platform.license drop constraint later").await;
