@@ -14,6 +14,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
 
 use super::problem::Problem;
+use crate::grpc::proto::backup::audit_service_client::AuditServiceClient;
 use crate::grpc::proto::backup::backup_service_client::BackupServiceClient;
 use crate::grpc::proto::backup::operation_service_client::OperationServiceClient;
 
@@ -71,6 +72,10 @@ impl Client {
 
     pub fn operations(&self) -> OperationServiceClient<Authorised> {
         OperationServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+    }
+
+    pub fn events(&self) -> AuditServiceClient<Authorised> {
+        AuditServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
     }
 
     /// A call that changes something: it is made once.

@@ -15,7 +15,7 @@ use super::progress::Meter;
 use crate::grpc::proto::backup::{Operation, WatchOperationRequest, operation};
 
 /// How long a service may be away before following is given up.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 /// The service sends something at least every 15 s; a stream that is silent for three times as long is dead.
 const SILENCE: Duration = Duration::from_secs(45);
 

@@ -9,6 +9,7 @@ mod connect;
 mod consent;
 mod describe;
 mod download;
+mod events;
 mod files;
 mod follow;
 mod names;
@@ -97,6 +98,8 @@ pub enum ClientCommand {
         #[command(subcommand)]
         what: Option<operations::What>,
     },
+    /// Show who did what, and follow what happens
+    Events(events::Events),
     /// Check a backup file on this machine; needs neither service nor database
     Inspect(files::Inspect),
     /// Unpack a backup file on this machine; needs neither service nor database
@@ -143,6 +146,7 @@ async fn carry_out(command: ClientCommand, connection: &Connection, output: Outp
         ClientCommand::Resources => settings::resources(session()?).await,
         ClientCommand::Status => settings::status(session()?).await,
         ClientCommand::Operations { what } => operations::run(session()?, what.unwrap_or_default()).await,
+        ClientCommand::Events(events) => events::run(session()?, events).await,
         ClientCommand::Inspect(inspect) => files::inspect(inspect, output),
         ClientCommand::Extract(extract) => files::extract(extract, output),
     }
@@ -187,6 +191,8 @@ mod tests {
             "holdfast encryption off --yes",
             "holdfast operations watch 019c0000-0000-7000-8000-000000000000",
             "holdfast operations cancel operations/019c0000-0000-7000-8000-000000000000",
+            "holdfast events --type restore.*,backup.failed --json",
+            "holdfast events --follow --after auditEvents/17",
             "holdfast inspect f --verify",
             "holdfast extract f -C d --passphrase-file p",
         ] {

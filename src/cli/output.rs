@@ -60,6 +60,7 @@ macro_rules! printed {
 }
 
 printed!(
+    AuditEvent,
     Backup,
     Encryption,
     ListBackupsResponse,

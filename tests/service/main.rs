@@ -10,6 +10,7 @@ mod proxy;
 mod world;
 mod zoo;
 
+mod audit;
 mod backup;
 mod beside;
 mod cli;
@@ -32,4 +33,5 @@ mod short_way;
 mod start;
 mod undo;
 mod violations;
+mod webhook;
 mod wire;

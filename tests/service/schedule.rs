@@ -138,6 +138,8 @@ async fn s09_a_run_missed_by_more_than_the_deadline_is_told_and_not_made_up_for(
     assert_eq!(schedule.last_run_state(), RunState::Missed);
     assert!(world.listed().await.is_empty());
     assert!(world.log().contains("a scheduled backup was missed"));
+    let told = "select string_agg(type || ' ' || (body #>> '{actor,principal}'), ' ') from holdfast.event";
+    assert_eq!(world.value(told).await, "schedule.run_missed system:scheduler");
 
     // A change makes up for nothing that was planned before it.
     set(&world, Schedule { start_deadline: Some(prost_types::Duration { seconds: 86_400, nanos: 0 }), ..Default::default() })
@@ -182,5 +184,9 @@ async fn s14_a_run_that_finds_the_lock_taken_waits_and_is_skipped_at_its_deadlin
     assert_eq!((error.reason.as_str(), error.code), ("SOFTWARE_UPDATE_IN_PROGRESS", Code::FailedPrecondition.into()));
     world.becomes("select string_agg(state, ' ') from holdfast.slot", "skipped", Duration::from_secs(60)).await;
     assert_eq!(get(&world).await.last_run_state(), RunState::Skipped);
+    let told =
+        "select string_agg(type || ' ' || (body ->> 'failure'), ' ' order by type) from holdfast.event where body ? 'failure'";
+    let reason = "SOFTWARE_UPDATE_IN_PROGRESS";
+    assert_eq!(world.value(told).await, format!("backup.failed {reason} schedule.run_skipped {reason}"));
     assert!(world.listed().await.is_empty());
 }

@@ -20,14 +20,14 @@ use tonic_reflection::pb::v1::{ServerReflectionRequest, ServiceResponse};
 
 use super::world::{PASSPHRASE, TOKEN, World, refused};
 
-const NOT_SERVED: [&str; 5] = ["VerifyBackup", "PreviewRestore", "UpdateBackup", "UploadBackup", "SyncBackups"];
+const NOT_SERVED: [&str; 4] = ["VerifyBackup", "UpdateBackup", "UploadBackup", "SyncBackups"];
 const NO_BACKUP: &str = "backups/b-20260301t010000z-abcdefgh";
 const NO_OPERATION: &str = "operations/018e2f6a-7c00-7000-8000-000000000000";
 
-/// Path of every method of the two services.
+/// Path of every method of the services.
 fn methods() -> Vec<String> {
     let pool = DescriptorPool::decode(holdfast::grpc::proto::DESCRIPTORS).unwrap();
-    let served = ["holdfast.backup.v1.BackupService", "holdfast.backup.v1.OperationService"];
+    let served = ["holdfast.backup.v1.AuditService", "holdfast.backup.v1.BackupService", "holdfast.backup.v1.OperationService"];
     let services = served.map(|name| pool.get_service_by_name(name).unwrap());
     services
         .iter()
@@ -309,6 +309,7 @@ async fn reflection_lists_the_services_that_are_served_and_no_other() {
         "grpc.health.v1.Health",
         "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",
+        "holdfast.backup.v1.AuditService",
         "holdfast.backup.v1.BackupService",
         "holdfast.backup.v1.OperationService",
     ];

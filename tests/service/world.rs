@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use holdfast::grpc::proto::backup::audit_service_client::AuditServiceClient;
 use holdfast::grpc::proto::backup::backup_service_client::BackupServiceClient;
 use holdfast::grpc::proto::backup::operation::Result as Outcome;
 use holdfast::grpc::proto::backup::operation_service_client::OperationServiceClient;
@@ -343,6 +344,10 @@ impl World {
 
     pub async fn operations(&self) -> OperationServiceClient<Calls> {
         OperationServiceClient::new(self.calls().await)
+    }
+
+    pub async fn events(&self) -> AuditServiceClient<Calls> {
+        AuditServiceClient::new(self.calls().await)
     }
 
     async fn calls(&self) -> Calls {

@@ -48,7 +48,7 @@ async fn number(pool: &PgPool) -> Result<i64, Error> {
         sqlx::query("SELECT FROM event_counter FOR UPDATE").execute(&mut *transaction).await?;
         let number = "WITH next AS (
                           SELECT id, row_number() OVER (ORDER BY event_time, id) AS place
-                          FROM (SELECT id, event_time FROM event WHERE number IS NULL ORDER BY event_time, id LIMIT $1) AS some
+                          FROM (SELECT id, event_time FROM event WHERE number IS NULL ORDER BY event_time, id LIMIT $1) AS waiting
                       ), numbered AS (
                           UPDATE event SET number = (SELECT last FROM event_counter) + next.place
                           FROM next WHERE event.id = next.id RETURNING number
