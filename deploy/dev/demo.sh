@@ -105,7 +105,12 @@ printf %s "not the passphrase" | holdfast restore "$name" --yes --passphrase-std
 [[ $(digests) == "$damaged" ]] || fail "a restore that was refused changed the database"
 echo "Refused with exit code $code, and nothing has changed."
 
-heading "Restoring with the right one"
+heading "Looking at what a restore would do"
+run "holdfast restore $name --preview --passphrase-stdin"
+printf %s "$passphrase" | holdfast restore "$name" --preview --passphrase-stdin
+[[ $(digests) == "$damaged" ]] || fail "a preview changed the database"
+
+heading "Restoring"
 run "holdfast restore $name --yes --passphrase-stdin"
 from=$(now)
 printf %s "$passphrase" | holdfast restore "$name" --yes --passphrase-stdin
@@ -128,6 +133,15 @@ lowered=$(paste -d'|' <(echo "$sequences_before") <(echo "$sequences_damaged") <
 [[ -z $lowered ]] || fail "these sequences were lowered, and would give out ids a second time: $lowered"
 [[ $(sql -c "select count(*) from platform.session where token_hash = '\xbad0'") == 0 ]] || fail "the intruder is still logged in"
 echo "All $(wc -l <<<"$before") tables are as before, the intruder's session is ended, and no sequence was lowered."
+
+heading "Undoing the restore, and undoing that"
+run "holdfast undo --yes --passphrase-stdin"
+printf %s "$passphrase" | holdfast undo --yes --passphrase-stdin >/dev/null
+[[ $(digests) == "$damaged" ]] || fail "the undone restore did not bring back what was there before it"
+echo "The bad day is back."
+printf %s "$passphrase" | holdfast undo --yes --passphrase-stdin >/dev/null
+[[ $(digests) == "$before" ]] || fail "undone twice, the restore is not there again"
+echo "And all tables are as they were before it, again."
 
 step=cleaning
 printf '\nBackup %s, restore %s, the whole demo %s s after its database was ready.\n' "$took_backup" "$took_restore" "$((SECONDS - ready))"

@@ -163,6 +163,7 @@ impl Event {
         Self::of("restore.completed", operation)
             .with("snapshotTime", result.snapshot_time.to_rfc3339_opts(SecondsFormat::Secs, true))
             .with("resources", resources.join(","))
+            .with("safetyBackup", result.safety_backup.as_ref().map_or_else(|| "skipped".to_owned(), backup_name))
             .with("rowsRemoved", sum(|change| change.rows_removed))
             .with("rowsAdded", sum(|change| change.rows_added))
             .with("rowsChanged", sum(|change| change.rows_changed))

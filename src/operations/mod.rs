@@ -72,12 +72,15 @@ struct Running {
     in_use: in_use::InUse,
     refusals: events::Refusals,
     transfers: Arc<Semaphore>,
+    previews: Arc<Semaphore>,
     tasks: TaskTracker,
     stopping: CancellationToken,
 }
 
 /// Most downloads at a time.
 const MAX_TRANSFERS: usize = 4;
+/// Most previews at a time: each holds a copy of what it looks at in the database.
+const MAX_PREVIEWS: usize = 2;
 
 impl Holdfast {
     /// Makes sure that the catalog fits the database and that the folder is the volume of this system, ends what a process
@@ -100,6 +103,7 @@ impl Holdfast {
             in_use: in_use::InUse::default(),
             refusals,
             transfers: Arc::new(Semaphore::new(MAX_TRANSFERS)),
+            previews: Arc::new(Semaphore::new(MAX_PREVIEWS)),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         };

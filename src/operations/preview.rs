@@ -10,6 +10,7 @@ use super::call::{Caller, PreviewRequest};
 use super::source::Source;
 use super::work::Work;
 use super::{Error, Holdfast, Result, new_operation_id, now};
+use crate::model::EndRecord;
 use crate::model::notice::Notice;
 use crate::model::operation::{Kind, Operation, Outcome, Phase, RestorePreview};
 use crate::postgres::state::Request;
@@ -22,12 +23,16 @@ impl Holdfast {
     /// Starts a preview. It takes no lock: others may work meanwhile.
     pub async fn preview_restore(&self, caller: &Caller, request: PreviewRequest) -> Result<Operation> {
         self.accepting()?;
+        let place = self.0.previews.clone().try_acquire_owned().map_err(|_| Error::TooManyTransfers)?;
         let source = self.open(&request.backup, request.passphrase.as_ref(), &request.resources).await?;
         let accepted = Operation::accepted(new_operation_id(), Kind::Preview, caller, "", now());
         let operation = Operation { target: Some(request.backup), ..accepted };
         let key = Request { request_id: None, digest: Vec::new() };
         let (holdfast, caller) = (self.clone(), caller.principal().to_owned());
-        let run = move |work| async move { holdfast.run_preview(&work, &caller, &source).await };
+        let run = move |work| async move {
+            let _place = place;
+            holdfast.run_preview(&work, &caller, &source).await
+        };
         self.begin(operation, key, Duration::ZERO, run).await
     }
 
@@ -47,10 +52,10 @@ impl Holdfast {
     }
 }
 
-/// All that is known of a restore before it writes.
-pub async fn foreseen(restore: &mut Restore, source: &Source, end: &crate::model::EndRecord) -> Result<Vec<Notice>> {
-    let found = restore.foresee(end).await?;
-    Ok(source.notices.iter().cloned().chain(found).collect())
+/// All that can be known of a restore before it writes.
+pub async fn foreseen(restore: &mut Restore, source: &Source, end: &EndRecord) -> Result<Vec<Notice>> {
+    let (found, violated) = (restore.foresee(end).await?, restore.violations().await?);
+    Ok(source.notices.iter().cloned().chain(found).chain(violated).collect())
 }
 
 /// A digest of the file, of what is chosen, and of everything in the database that the restore depends on, behind the

@@ -3,7 +3,7 @@
 use super::call::{ResourceState, SystemStatus};
 use super::{Error, Holdfast, Result, blocking};
 use crate::model::Notice;
-use crate::model::backup::State;
+use crate::model::backup::{State, Trigger};
 use crate::model::catalog::Resource;
 
 impl Holdfast {
@@ -37,7 +37,10 @@ impl Holdfast {
         let folder = parts.folder.clone();
         let space = blocking(move || folder.space()).await?.ok();
         let backups = parts.state.backups().await?;
-        let latest = backups.iter().map(|stored| &stored.backup).find(|backup| backup.state == State::Ready);
+        let latest = backups
+            .iter()
+            .map(|stored| &stored.backup)
+            .find(|backup| backup.state == State::Ready && backup.trigger != Trigger::Safety);
         Ok(SystemStatus {
             backup_obstacles,
             restore_obstacles: obstacles,

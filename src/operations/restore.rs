@@ -63,7 +63,7 @@ impl Holdfast {
         }
         if !restore.is_locked() {
             // What is refused is better refused before anybody has to wait.
-            check(&foreseen(&mut restore, source, &end).await?, &request.acknowledged)?;
+            check(&restore.foresee(&end).await?, &request.acknowledged)?;
             work.phase(Phase::Applying, "Locks the tables.");
             restore.lock().await?;
         }
@@ -90,7 +90,10 @@ impl Holdfast {
         restore.record(&Event::of("", about).with("backup", backup_name(&request.backup))).await?;
         work.commit("Commits.")?;
         let transaction = restore.transaction().to_owned();
-        let result = match restore.commit(&result, &end, &[Event::restored(about, &result)]).await {
+        let result = match restore
+            .commit(&result, &end, &[Event::restored(about, &result).with("acknowledged", request.acknowledged.join(","))])
+            .await
+        {
             Ok(committed) => RestoreResult { commit_time: committed.time, ..result },
             Err(postgres::Error::CommitUnknown(cause)) => {
                 tracing::warn!(error = %cause, operation_id = %work.id(), "the connection was lost during COMMIT; asking for the outcome");

@@ -80,9 +80,6 @@ pub async fn apply(
     staged: &[&Staged],
     end: &EndRecord,
 ) -> Result<Vec<ResourceChange>, Error> {
-    for staged in staged.iter().filter(|staged| !staged.direct) {
-        execute(connection, format!("ANALYZE {}", staged.stage())).await?;
-    }
     let expected = expected(connection, staged, end).await?;
     let replace = without_key_and_different(connection, staged, &expected).await?;
     hold_rows_that_go(connection, catalog, schema, staged).await?;

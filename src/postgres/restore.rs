@@ -150,7 +150,11 @@ impl Restore {
             next = staged.copy_in(&mut self.connection, first, pieces, &mut progress).await?;
             awake = Instant::now();
         }
-        apply::execute(&mut self.connection, "SET LOCAL statement_timeout = '2h'".into()).await
+        apply::execute(&mut self.connection, "SET LOCAL statement_timeout = '2h'".into()).await?;
+        for staged in self.staged.iter().flatten().filter(|staged| !staged.direct) {
+            apply::execute(&mut self.connection, format!("ANALYZE {}", staged.stage())).await?;
+        }
+        Ok(())
     }
 
     /// What somebody must know beforehand: what the catalog's rules find in the stages, and what is in the way. Only for a
@@ -160,7 +164,6 @@ impl Restore {
         let rules = rules::chosen(&self.catalog, &self.chosen);
         rules::remember(&mut self.connection, &rules).await?;
         let mut notices = rules::notices(&mut self.connection, &rules, Tables::Staged(&staged)).await?;
-        notices.extend(violations(&mut self.connection, &self.schema, &staged).await?);
         let expected = apply::expected(&mut self.connection, &staged, end).await?;
         let replace = apply::without_key_and_different(&mut self.connection, &staged, &expected).await?;
         let referenced = apply::referenced(&mut self.connection, &self.catalog, &self.schema, &staged, &replace).await?;
@@ -170,6 +173,12 @@ impl Restore {
             notice.instructions("Remove those rows, or say in the catalog that this reference is to be followed.")
         }));
         Ok(notices)
+    }
+
+    /// Constraints that the rows of the file would violate. A restore finds the first of them when it writes.
+    pub async fn violations(&mut self) -> Result<Vec<Notice>, Error> {
+        let staged: Vec<&Staged> = self.staged.iter().flatten().collect();
+        violations(&mut self.connection, &self.schema, &staged).await
     }
 
     /// What a restore would do to the rows. Changes nothing.

@@ -5,7 +5,7 @@
 use sqlx::postgres::types::Oid;
 use sqlx::{AssertSqlSafe, Executor, PgConnection, Row};
 
-use super::apply::{and, equal_to, execute, refers};
+use super::apply::{and, equal_to, refers};
 use super::queries::CHECKS;
 use super::schema::{ForeignKey, Schema, UniqueIndex};
 use super::stage::Staged;
@@ -17,9 +17,6 @@ use crate::model::notice::Severity;
 /// violate it. What a stage itself refuses (types, NOT NULL) was told when it was loaded.
 pub async fn violations(connection: &mut PgConnection, schema: &Schema, staged: &[&Staged]) -> Result<Vec<Notice>, Error> {
     let mut notices = Vec::new();
-    for one in staged {
-        execute(connection, format!("ANALYZE {}", one.stage())).await?;
-    }
     let oids: Vec<Oid> = staged.iter().map(|staged| staged.table.oid).collect();
     for check in sqlx::query(CHECKS).bind(&oids).fetch_all(&mut *connection).await? {
         let oid: Oid = check.try_get("table")?;

@@ -188,7 +188,7 @@ async fn damage_to_a_plain_file_behind_a_right_digest_is_found_before_anything_c
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn c01_rows_that_are_not_proven_change_nothing_however_late_the_damage_shows() {
+async fn r10_c01_rows_that_are_not_proven_change_nothing_however_late_the_damage_shows() {
     let world = World::new().await;
     // More than the OpenPGP library holds back until it has seen the end: a backup of some MiB is staged while it is read.
     let rows = "insert into platform.notification_template (event, language, subject, body)
