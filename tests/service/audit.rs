@@ -1,6 +1,8 @@
 //! The audit log: everything is told once, by whom and how it ended, and who watches misses nothing.
 
 use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
 use std::time::Duration;
 
 use holdfast::grpc::proto::backup::audit_service_client::AuditServiceClient;
@@ -12,7 +14,7 @@ use sqlx::{AssertSqlSafe, Executor};
 use tokio::time::timeout;
 use tonic::{Code, Streaming};
 
-use super::world::{PASSPHRASE, TOKEN, World, eventually_async, refused};
+use super::world::{BINARY, PASSPHRASE, TOKEN, World, eventually_async, refused};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -93,7 +95,7 @@ async fn everything_that_happens_is_told_once_with_who_did_it_by_what_and_how_it
     backups.delete_backup(DeleteBackupRequest { name: newest.name.clone(), ..Default::default() }).await.unwrap();
     let schedule = holdfast::grpc::proto::backup::Schedule { enabled: Some(false), ..Default::default() };
     backups.set_schedule(SetScheduleRequest { schedule: Some(schedule), ..Default::default() }).await.unwrap();
-    world.try_set_passphrase(None).await.unwrap();
+    world.try_set_passphrase(Some("")).await.unwrap();
     let stranger = AuditServiceClient::new(world.channel().await).list_audit_events(ListAuditEventsRequest::default()).await;
     assert_eq!(stranger.unwrap_err().code(), Code::Unauthenticated);
     world.becomes("select count(*) from holdfast.event where type = 'access.denied'", "1", PATIENCE).await;
@@ -237,6 +239,34 @@ async fn r21_a_watch_misses_no_event_though_transactions_commit_in_any_order() {
     drop((second, chosen));
     world.terminate().await;
     assert_eq!(ending.await.unwrap(), Code::Unavailable);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_follows_events_over_a_restart_of_the_service() {
+    let mut world = World::new().await;
+    let address = world.address();
+    let mut command = std::process::Command::new(BINARY);
+    command.args(["events", "--follow", "--after", "auditEvents/0", "--json"]).env_clear();
+    command.envs([("HOLDFAST_ENDPOINT", address.as_str()), ("HOLDFAST_TOKEN", TOKEN)]);
+    let mut follower = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let (sender, mut lines) = tokio::sync::mpsc::unbounded_channel();
+    let printed = BufReader::new(follower.stdout.take().unwrap());
+    std::thread::spawn(move || printed.lines().map_while(Result::ok).for_each(|line| sender.send(line).unwrap_or_default()));
+    for number in 1..=3 {
+        let retention = holdfast::grpc::proto::backup::Retention { max_count: 10 + number, ..Default::default() };
+        world.backups().await.set_retention(SetRetentionRequest { retention: Some(retention) }).await.unwrap();
+        let line = timeout(PATIENCE, lines.recv()).await.expect("a line comes").unwrap();
+        let event: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(
+            (event["name"].as_str().unwrap(), event["type"].as_str().unwrap()),
+            (&*format!("auditEvents/{number}"), "retention.changed")
+        );
+        world.terminate().await;
+        world.set("HOLDFAST_LISTEN", address.trim_start_matches("http://"));
+        world.start().await.unwrap();
+    }
+    follower.kill().unwrap();
+    follower.wait().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
