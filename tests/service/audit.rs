@@ -63,11 +63,12 @@ async fn everything_that_happens_is_told_once_with_who_did_it_by_what_and_how_it
     world.set_passphrase(PASSPHRASE).await;
     let request = BackupRequest { request_id: "r-17".into(), ..Default::default() };
     let backup = world.try_backup(request).await.unwrap();
-    world.damage();
+    world.sql("update platform.license set issued_to = 'nobody'").await;
     let restore = RestoreRequest {
         name: backup.name.clone(),
         passphrase: PASSPHRASE.into(),
         reason: "after the flood".into(),
+        skip_safety_backup: true,
         ..Default::default()
     };
     world.try_restore(restore.clone()).await.unwrap();
@@ -213,8 +214,8 @@ async fn r21_a_watch_misses_no_event_though_transactions_commit_in_any_order() {
     assert!(seen.iter().map(number).eq(1..=i64::try_from(total).unwrap()), "numbers have gaps, or are not in their order");
     let written: BTreeSet<&str> = seen.iter().map(|event| event.target.as_str()).collect();
     assert_eq!(written.len(), total, "an event came twice");
-    for place in 0..total {
-        assert_eq!(next(&mut second).await, seen[place]);
+    for expected in &seen {
+        assert_eq!(next(&mut second).await, *expected);
     }
     // From any start, with the same events.
     for start in [1, 57, 120, total - 1] {
