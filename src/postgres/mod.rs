@@ -24,6 +24,8 @@ use std::path::Path;
 use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgSslMode};
 use zeroize::Zeroizing;
 
+use crate::model::TableName;
+
 pub use drift::compatible;
 pub use restore::{Committed, Purpose, Restore};
 pub use schema::{Schema, Table};
@@ -83,7 +85,7 @@ impl From<sqlx::Error> for Error {
             "55P03" | "40P01" => Self::Locked(Vec::new()),
             "42501" | "42P01" | "42703" | "3F000" => Self::Mismatch(vec![database.message().to_owned()]),
             code if code.starts_with("23") => Self::Constraint {
-                table: named(database.table()),
+                table: database.try_downcast_ref::<PgDatabaseError>().map_or_else(|| "?".to_owned(), table_of),
                 constraint: match (
                     database.constraint(),
                     database.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::column),
@@ -102,6 +104,13 @@ impl From<sqlx::Error> for Error {
             }
             _ => Self::Query(error),
         }
+    }
+}
+
+fn table_of(error: &PgDatabaseError) -> String {
+    match (error.schema(), error.table()) {
+        (Some(schema), Some(table)) => TableName::new(schema, table).to_string(),
+        _ => "?".to_owned(),
     }
 }
 

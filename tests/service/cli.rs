@@ -153,8 +153,8 @@ async fn a_day_on_the_command_line() {
     assert_eq!(run(&format!("delete {id}"), "yes\n").code, 2, "there is no terminal");
     assert_eq!(run(&format!("delete {id} --yes"), "").code, 0);
     run(&format!("delete {id} --yes"), "").refused(5, "BACKUP_NOT_FOUND");
-    // The second one, and what undoes the two restores.
-    assert_eq!(world.files().len(), 3);
+    // The second one, the scheduled one, and what undoes the two restores.
+    assert_eq!(world.files().len(), 4);
     run("encryption off --yes", "").says("New backups are encrypted:  no");
     let plain = run("backup --wait", "");
     plain.says("Encrypted:").says("not encrypted");
