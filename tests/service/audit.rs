@@ -59,6 +59,7 @@ fn insert(mark: &str) -> AssertSqlSafe<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_that_happens_is_told_once_with_who_did_it_by_what_and_how_it_ended() {
     let world = World::new().await;
+    world.install_adapter_types().await;
     let mut backups = world.backups().await;
     world.set_passphrase(PASSPHRASE).await;
     let request = BackupRequest { request_id: "r-17".into(), ..Default::default() };

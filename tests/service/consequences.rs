@@ -63,7 +63,7 @@ async fn r20_adapters_whose_type_is_not_installed_are_restored_and_told_until_it
         told.len().to_string()
     );
 
-    world.sql("insert into platform.adapter_type (name, version) select distinct type_name, '1' from platform.adapter on conflict do nothing").await;
+    world.install_adapter_types().await;
     assert!(world.live("adapters").await.is_empty());
     assert!(subjects(&restored(&world, &backup).await.notices, "ADAPTER_TYPE_NOT_INSTALLED").is_empty());
 }

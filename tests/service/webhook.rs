@@ -203,6 +203,7 @@ async fn every_event_is_a_signed_cloud_event_and_has_no_secret_in_it() {
     let mut world = receiver.world("http").await;
     world.set("HOLDFAST_LOG", "trace");
     world.start().await.unwrap();
+    world.install_adapter_types().await;
     delivers(&world).await;
     world.set_passphrase(PASSPHRASE).await;
     let backup = world.backup().await;
@@ -234,6 +235,7 @@ async fn r21_a_receiver_that_is_down_slow_or_wrong_fails_no_backup_and_no_restor
     let receiver = Receiver::start(None).await;
     let mut world = receiver.world("http").await;
     world.start().await.unwrap();
+    world.install_adapter_types().await;
     delivers(&world).await;
     for mood in [Mood::Stalls, Mood::Refuses, Mood::Redirects, Mood::Garbles, Mood::HangsUp] {
         receiver.is(mood);

@@ -415,6 +415,11 @@ impl World {
         psql(&self.url("platform"), &["-f", "deploy/platform/digest.sql"])
     }
 
+    /// Installs the types of all adapters, so that a restore has nothing to say of them.
+    pub async fn install_adapter_types(&self) {
+        self.sql("insert into platform.adapter_type (name, version) select distinct type_name, '1' from platform.adapter on conflict do nothing").await;
+    }
+
     /// Hurts 23 tables.
     pub fn damage(&self) {
         psql(&self.url("platform"), &["-f", "deploy/platform/damage.sql"]);
