@@ -13,7 +13,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("tokio_cron_scheduler", &["timer.rs"]),
     ("tonic::", &["grpc/", "cli/"]),
     ("prost", &["grpc/", "cli/"]),
-    ("std::fs", &["folder.rs", "config.rs", "cli/", "operations/restore.rs"]),
+    ("std::fs", &["folder.rs", "config.rs", "cli/", "operations/source.rs"]),
     ("hyper::", &["webhook.rs"]),
     ("rustls::", &["webhook.rs"]),
     ("clap::", &["cli/", "config.rs", "main.rs"]),
