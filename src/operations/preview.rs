@@ -62,7 +62,7 @@ pub async fn foreseen(restore: &mut Restore, source: &Source, end: &EndRecord) -
 /// time until which it is accepted.
 async fn etag(restore: &mut Restore, source: &Source, notices: &[Notice], expire_time: DateTime<Utc>) -> Result<String> {
     let present = restore.present().await?;
-    let all = format!("{} {:?} {notices:?} {present}", source.backup.sha256, source.chosen);
+    let all = format!("{} {} {:?} {notices:?} {present}", expire_time.timestamp(), source.backup.sha256, source.chosen);
     let digest = ring::digest::digest(&ring::digest::SHA256, all.as_bytes());
     let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(format!("{}-{hex}", expire_time.timestamp()))

@@ -1,12 +1,15 @@
 //! A restore: one transaction on one connection. Everything is staged first; no target is locked, let alone changed,
 //! before the caller says that the whole file proved whole.
 
+mod short_way;
+
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, Executor, PgConnection, Row};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use self::short_way::Way;
 use super::apply;
 use super::drift::compatible;
 use super::rules::{self, Tables};
@@ -18,7 +21,7 @@ use super::{Database, Error, Role, session};
 use crate::model::manifest::{SequenceState, TableEntry};
 use crate::model::notice::Severity;
 use crate::model::operation::ResourceChange;
-use crate::model::{Catalog, EndRecord, Event, Manifest, Notice, OperationId, Piece, ResourceName, TableName};
+use crate::model::{Catalog, EndRecord, Event, Manifest, Notice, OperationId, Piece, ResourceName};
 
 /// A third of the server's patience with a session that idles in a transaction (`session`).
 const AWAKE: std::time::Duration = std::time::Duration::from_secs(20);
@@ -48,17 +51,6 @@ pub struct Restore {
     staged: Vec<Option<Staged>>,
     chosen: Vec<ResourceName>,
     way: Way,
-}
-
-/// How the rows get into the targets.
-#[derive(PartialEq)]
-enum Way {
-    /// Through stages.
-    Ordinary,
-    /// The targets are empty; the file is read to its end before anything is locked or written.
-    Proving,
-    /// The targets were empty when they were locked: straight into them, as far as foreign keys allow.
-    Short,
 }
 
 /// What COMMIT made true.
@@ -254,66 +246,6 @@ impl Restore {
     /// Ends it without a trace.
     pub async fn roll_back(self) {
         session::close(self.connection).await;
-    }
-
-    /// Looks for the short way before the first `load`: when every target is empty, that load only passes over the file, to
-    /// prove it. Then [`Self::take_short_way`] says whether to load it again.
-    pub async fn look_for_short_way(&mut self) -> Result<(), Error> {
-        if self.targets_are_empty().await? {
-            self.way = Way::Proving;
-        }
-        Ok(())
-    }
-
-    /// After a load of a file that proved whole: whether it is to be loaded once more, because it was only passed over. The
-    /// targets are locked then and looked at again; rows that came meanwhile send the file the ordinary way.
-    pub async fn take_short_way(&mut self) -> Result<bool, Error> {
-        if self.way != Way::Proving {
-            return Ok(false);
-        }
-        self.lock().await?;
-        if !self.targets_are_empty().await? {
-            self.connection.execute(sqlx::raw_sql("ROLLBACK TO SAVEPOINT unlocked")).await?;
-            self.way = Way::Ordinary;
-            return Ok(true);
-        }
-        let all: Vec<&Staged> = self.staged.iter().flatten().collect();
-        apply::disable_triggers(&mut self.connection, &all).await?;
-        self.connection.execute(sqlx::raw_sql("SET CONSTRAINTS ALL DEFERRED")).await?;
-        self.go_directly();
-        self.way = Way::Short;
-        Ok(true)
-    }
-
-    /// Whether the targets are locked already, by the short way.
-    pub fn is_locked(&self) -> bool {
-        self.way == Way::Short
-    }
-
-    async fn targets_are_empty(&mut self) -> Result<bool, Error> {
-        for staged in self.staged.iter().flatten() {
-            let query = format!("SELECT EXISTS (SELECT FROM {})", staged.table.name.sql());
-            if self.connection.fetch_one(sqlx::raw_sql(AssertSqlSafe(query))).await?.try_get(0)? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    /// Tables whose rows can go straight into the target, as the file has them one after the other: those of the file's
-    /// columns whose rows refer only to rows of tables that are there already, or by a key that can wait.
-    fn go_directly(&mut self) {
-        let names: Vec<TableName> = self.staged.iter().flatten().map(|staged| staged.table.name.clone()).collect();
-        let mut there: Vec<TableName> = Vec::new();
-        for staged in self.staged.iter_mut().flatten() {
-            let name = &staged.table.name;
-            let waits_for = |to: &TableName| names.contains(to) && !there.contains(to);
-            let mut keys = self.schema.foreign_keys.iter().filter(|key| key.from == *name && !key.deferrable);
-            staged.direct = staged.same_columns && keys.all(|key| !waits_for(&key.to));
-            if staged.direct {
-                there.push(name.clone());
-            }
-        }
     }
 
     /// Commits, together with the row that says so and the events that tell of it.
