@@ -78,7 +78,8 @@ load_platform() {
 start_service() { # port
     secret token 32
     secret seal-key 32
-    env HOLDFAST_LISTEN="127.0.0.1:$1" HOLDFAST_FOLDER="$dir/backups" HOLDFAST_CATALOG="$root/deploy/catalog.toml" \
+    # The shell may have sourced .dev/env, which is for clients.
+    env -u HOLDFAST_ENDPOINT -u HOLDFAST_TOKEN HOLDFAST_LISTEN="127.0.0.1:$1" HOLDFAST_FOLDER="$dir/backups" HOLDFAST_CATALOG="$root/deploy/catalog.toml" \
         HOLDFAST_DATABASE__HOST=127.0.0.1 HOLDFAST_DATABASE__PORT="$(<"$dir/postgres/port")" \
         HOLDFAST_DATABASE__NAME=platform HOLDFAST_DATABASE__SSLMODE=disable \
         HOLDFAST_DATABASE__STATE_USER=holdfast_state \

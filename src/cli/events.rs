@@ -54,16 +54,15 @@ async fn follow(session: &Session, events: Events) -> Result<(), Problem> {
     }
     let (mut lost_since, mut attempt) = (None, 0);
     loop {
-        let before = request.start_after.clone();
         let status = match session.client.events().watch_audit_events(request.clone()).await {
-            Ok(stream) => watch(session, stream.into_inner(), &mut request.start_after).await?,
+            Ok(stream) => {
+                (lost_since, attempt) = (None, 0);
+                watch(session, stream.into_inner(), &mut request.start_after).await?
+            }
             Err(status) => status,
         };
         if !matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled) {
             return Err(session.client.explained(status).into());
-        }
-        if request.start_after != before {
-            (lost_since, attempt) = (None, 0);
         }
         let since = *lost_since.get_or_insert_with(Instant::now);
         if since.elapsed() > PATIENCE {

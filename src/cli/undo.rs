@@ -42,6 +42,9 @@ pub async fn undo(session: Session, undo: Undo) -> Result<(), Problem> {
                     .filter(|change| change.action() != kept)
                     .map(|change| change.resource.clone())
                     .collect();
+                if resources.is_empty() {
+                    return Err(anyhow!("the last restore replaced nothing; there is nothing to undo").into());
+                }
             }
             let name = result.safety_backup.parse().context("the service named a safety backup that cannot be one")?;
             get(&session, &BackupChoice::Named(name)).await?

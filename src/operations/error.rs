@@ -182,7 +182,7 @@ fn not_acknowledged(notices: &[Notice]) -> Failure {
         let text = [notice.message.as_str(), &notice.instructions].join(" ");
         failure.violations.entry(notice.reason.clone()).or_insert_with(|| text.trim_end().to_owned());
     }
-    failure.instructions("Look at a preview of the restore; then name these in acknowledged_warnings, if that is what you want.")
+    failure.instructions("Look at a preview of the restore; then name these in acknowledged_warnings or acknowledged_reasons, if that is what you want.")
 }
 
 fn folder(error: &folder::Error, failure: impl Fn(Reason) -> Failure) -> Failure {
@@ -219,7 +219,8 @@ fn database(error: &postgres::Error, failure: impl Fn(Reason) -> Failure) -> Fai
         Database::Referenced { .. } => Failure { metadata: error.names(), ..failure(Reason::RestoreConstraintViolation) }
             .instructions("Remove those rows, or say in the catalog that this reference is to be followed."),
         Database::NotExact { .. } => Failure { metadata: error.names(), ..failure(Reason::RestoreNotExact) },
-        Database::Incompatible(_) => failure(Reason::BackupIncompatible),
+        Database::Incompatible(_) => failure(Reason::BackupIncompatible)
+            .instructions("Make the tables take what the file has, or restore with the version of the platform that it is of."),
         Database::FenceLost => failure(Reason::LeaseLost).instructions("Everything was rolled back. Start it again."),
         Database::TimedOut(_) => failure(Reason::OperationTimedOut),
         Database::Query(_) => {

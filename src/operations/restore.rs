@@ -21,8 +21,9 @@ impl Holdfast {
     /// Starts a restore. `None` when the request was only to be validated.
     pub async fn restore(&self, caller: &Caller, request: RestoreRequest) -> Result<Option<Operation>> {
         self.accepting()?;
-        let RestoreRequest { backup, resources, preview_etag, acknowledged, safety_backup, reason, .. } = &request;
-        let about = format!("restore {backup} {resources:?} {preview_etag:?} {acknowledged:?} {safety_backup} {reason:?}");
+        let RestoreRequest { backup, resources, acknowledged, safety_backup, reason, .. } = &request;
+        // Not the etag: whoever repeats a call whose answer was lost may have previewed again.
+        let about = format!("restore {backup} {resources:?} {acknowledged:?} {safety_backup} {reason:?}");
         let key =
             Request { request_id: (!request.request_id.is_empty()).then(|| request.request_id.clone()), digest: digest(&about) };
         if let Some(operation) = self.known(caller.principal(), &key).await? {
@@ -64,7 +65,7 @@ impl Holdfast {
         if !restore.is_locked() {
             // What is refused is better refused before anybody has to wait.
             check(&restore.foresee(&end).await?, &request.acknowledged)?;
-            work.phase(Phase::Applying, "Locks the tables.");
+            work.phase(Phase::Transferring, "Locks the tables.");
             restore.lock().await?;
         }
         if let Some(previewed) = &request.preview_etag {

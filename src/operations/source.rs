@@ -13,7 +13,7 @@ use super::proof::Hashing;
 use super::work::Work;
 use super::{Error, Holdfast, Result, blocking};
 use crate::archive::{self, Part};
-use crate::model::backup::{Backup, State};
+use crate::model::backup::{Backup, State, Trigger};
 use crate::model::notice::Severity;
 use crate::model::operation::{Phase, Progress};
 use crate::model::{BackupId, EndRecord, Manifest, Notice, Passphrase, Piece, ResourceName};
@@ -32,6 +32,8 @@ pub struct Source {
     pub chosen: Vec<ResourceName>,
     /// What is known before anything is read.
     pub notices: Vec<Notice>,
+    /// How the tables differed from those of the file when it was opened; part of the notices.
+    pub drift: Vec<Notice>,
     _in_use: Guard,
 }
 
@@ -76,15 +78,16 @@ impl Holdfast {
             chosen.retain(|name| resources.contains(name));
         }
         let schema = parts.state.inspect(&parts.catalog).await?;
-        for name in &chosen {
+        // What undoes a restore replaces what that restore replaced; its foreign keys are checked all the same.
+        for name in chosen.iter().filter(|_| backup.trigger != Trigger::Safety) {
             if let Some(missing) = schema.depends_on(name).iter().find(|needed| !chosen.contains(needed) && in_file(needed)) {
                 let problem = format!("{name} refers to {missing}: restore resources/{missing} with it");
                 return Err(Error::InvalidField { field: "resources", problem });
             }
         }
         let drift = postgres::compatible(&schema, &manifest, &chosen)?;
-        let notices = self.notices_about(&manifest, &kept).into_iter().chain(drift).collect();
-        Ok(Source { file, backup, passphrase, manifest, chosen, notices, _in_use: in_use })
+        let notices = self.notices_about(&manifest, &kept).into_iter().chain(drift.iter().cloned()).collect();
+        Ok(Source { file, backup, passphrase, manifest, chosen, notices, drift, _in_use: in_use })
     }
 
     fn notices_about(&self, manifest: &Manifest, kept: &[ResourceName]) -> Vec<Notice> {
@@ -123,7 +126,13 @@ impl Holdfast {
 
 impl Source {
     /// Loads the file into the staging tables, and returns its end record when everything in it held.
+    ///
+    /// # Errors
+    /// Also when the tables are not those that the caller was told of, after a wait for a software update for example.
     pub async fn load(&self, work: &Arc<Work>, restore: &mut Restore) -> Result<EndRecord> {
+        if restore.drift() != self.drift {
+            return Err(postgres::Error::Incompatible("the tables were altered since it was opened; start again".into()).into());
+        }
         let total = u32::try_from(self.chosen.len()).unwrap_or(u32::MAX);
         let contents = self.backup.resources.iter().filter(|resource| self.chosen.contains(&resource.name));
         let estimated_bytes = contents.map(|resource| resource.bytes).sum();

@@ -242,11 +242,6 @@ impl Holdfast {
             Err(error) => {
                 let failure = error.failure();
                 tracing::warn!(operation_id = %id, reason = ?failure.reason, message = failure.message, "operation failed");
-                if work.kind() == Kind::Restore
-                    && let Err(error) = self.discard_safety_backup(id).await
-                {
-                    tracing::warn!(%error, operation_id = %id, "the safety backup of a restore that failed stays");
-                }
                 Outcome::Failed(Box::new(failure))
             }
         };
@@ -356,6 +351,14 @@ impl Holdfast {
     }
 
     async fn write_end(&self, operation: &Operation) -> Result<()> {
+        if operation.kind == Kind::Restore && matches!(operation.outcome, Some(Outcome::Failed(_))) {
+            match self.discard_safety_backup(operation.id).await {
+                Err(Error::BackupInUse(id)) => {
+                    tracing::warn!(backup = %id, "a safety backup that undoes nothing is in use and stays")
+                }
+                discarded => discarded?,
+            }
+        }
         // By the operation, not by the lease: an answer with a lease may have been lost.
         self.0.parts.state.end_lease_of(operation.id).await?;
         self.0.parts.state.report(operation, self.0.instance).await?;

@@ -329,9 +329,11 @@ async fn switch_triggers(
 fn changes(catalog: &Catalog, staged: &[&Staged], end: &EndRecord, counts: &[[i64; 3]]) -> Vec<ResourceChange> {
     let of_resource = |resource: &crate::model::catalog::Resource| {
         let items = resource.tables.first()?;
-        let (first, counted) = staged.iter().zip(counts).find(|(staged, _)| staged.table.name == *items)?;
-        let [removed, changed, added] = counted.map(i64::unsigned_abs);
-        let in_backup = end.tables[first.place].tally.rows;
+        // A file of another time may not have the table of the items.
+        let first = staged.iter().zip(counts).find(|(staged, _)| staged.table.name == *items);
+        let [removed, changed, added] = first.map_or([0; 3], |(_, counted)| counted.map(i64::unsigned_abs));
+        let in_backup = first.map_or(0, |(first, _)| end.tables[first.place].tally.rows);
+        staged.iter().find(|staged| staged.table.resource == resource.name)?;
         let own = || staged.iter().zip(counts).filter(|(staged, _)| staged.table.resource == resource.name);
         let sum = |kind: usize| own().map(|(_, counts)| counts[kind].unsigned_abs()).sum();
         Some(ResourceChange {

@@ -47,6 +47,7 @@ pub struct Restore {
     operation: OperationId,
     transaction: String,
     schema: Schema,
+    drift: Vec<Notice>,
     /// By the table's place in the manifest; `None` for tables that are not restored.
     staged: Vec<Option<Staged>>,
     chosen: Vec<ResourceName>,
@@ -86,6 +87,16 @@ impl Restore {
             // Temporary tables are all that it writes.
             Purpose::Preview => {
                 connection.execute(sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE")).await?;
+                // Before the first SELECT, which fixes what it sees: a TRUNCATE that commits later would look like no rows.
+                let targets = catalog.tables().filter(|(resource, _)| chosen.contains(&resource.name));
+                let names: Vec<String> = targets.map(|(_, table)| table.sql()).collect();
+                if !names.is_empty() {
+                    let lock = format!("LOCK TABLE {} IN ACCESS SHARE MODE", names.join(", "));
+                    if let Err(error) = apply::execute(&mut connection, lock).await {
+                        let mut watcher = session::connect(database, Role::Restore).await?;
+                        return Err(locked_by(error, &mut watcher, catalog).await);
+                    }
+                }
             }
         }
         rules::name_caller(&mut connection, caller).await?;
@@ -97,18 +108,29 @@ impl Restore {
                 return Err(locked_by(error, &mut watcher, catalog).await);
             }
         };
-        compatible(&schema, manifest, chosen)?;
+        let drift = compatible(&schema, manifest, chosen)?;
         let mut staged = Vec::with_capacity(manifest.tables.len());
         for (place, entry) in manifest.tables.iter().enumerate() {
             let chosen = schema.table(&entry.name).filter(|table| chosen.contains(&table.resource));
             staged.push(match chosen {
-                Some(table) => Some(Staged::create(&mut connection, place, entry, table).await?),
+                Some(table) => match Staged::create(&mut connection, place, entry, table).await {
+                    Ok(staged) => Some(staged),
+                    Err(error) => {
+                        let mut watcher = session::connect(database, Role::Restore).await?;
+                        return Err(locked_by(error, &mut watcher, catalog).await);
+                    }
+                },
                 None => None,
             });
         }
         let (database, catalog, chosen) = (database.clone(), catalog.clone(), chosen.to_vec());
         let way = Way::Ordinary;
-        Ok(Self { connection, database, catalog, operation, transaction, schema, staged, chosen, way })
+        Ok(Self { connection, database, catalog, operation, transaction, schema, drift, staged, chosen, way })
+    }
+
+    /// How the tables differ from those of the file, as they are in this transaction.
+    pub fn drift(&self) -> &[Notice] {
+        &self.drift
     }
 
     /// Id of the transaction, so that its outcome can be asked for if this process does not live to see it.

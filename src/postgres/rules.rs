@@ -148,7 +148,11 @@ pub async fn live(connection: &mut PgConnection, catalog: &Catalog) -> Result<Ve
                 Ok(notices) => of_resource.extend(notices),
                 Err(error @ Error::Unavailable(_)) => return Err(error),
                 Err(error) => {
-                    tracing::warn!(%error, check = rule.reason, "a check of the catalog does not work");
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        check = rule.reason,
+                        "a check of the catalog does not work"
+                    );
                     execute(connection, "ROLLBACK TO SAVEPOINT one".into()).await?;
                     of_resource.push(failed(resource, rule));
                 }

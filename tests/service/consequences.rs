@@ -144,12 +144,10 @@ async fn r09_a_file_without_an_administrator_is_restored_only_for_who_accepts_th
         "update platform.account set administrator = true, state = 'disabled'",
         "update platform.account set administrator = id = 1, state = 'active', external_subject = null; delete from platform.external_login; delete from platform.password",
     ] {
-        let present = world.digests();
         world.sql("create table reporting.before as select id, administrator, state from platform.account").await;
         world.sql(statement).await;
         let backup = world.backup().await;
         world.sql("update platform.account a set administrator = b.administrator, state = b.state from reporting.before b where a.id = b.id; drop table reporting.before").await;
-        let _ = present;
         let preview = world.preview(&backup, "").await;
         assert!(!preview.restorable, "{statement}");
         let blocking = preview.warnings.iter().find(|notice| notice.severity == 3).unwrap();

@@ -75,7 +75,7 @@ async fn a_restore_of_a_preview_is_refused_when_anything_changed_since() {
     }
     let preview = world.preview(&backup, "").await;
     let (_, digest) = preview.etag.split_once('-').unwrap();
-    for forged in [format!("1-{digest}"), "9999999999-00".into(), "x".into()] {
+    for forged in [format!("1-{digest}"), format!("9999999999-{digest}"), "9999999999-00".into(), "x".into()] {
         world.restore_fails(RestoreRequest { preview_etag: forged, ..all_of(&backup) }, "PREVIEW_STALE").await;
     }
     let chosen = vec![

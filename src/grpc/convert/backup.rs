@@ -21,6 +21,10 @@ use crate::operations::call::{
 const BACKUPS: &str = "backups";
 const RESOURCES: &str = "resources";
 
+/// Acknowledged reasons, and characters of one.
+const MAX_REASONS: usize = 100;
+const MAX_REASON: usize = 63;
+
 /// What `archive` writes: RFC 9580 SEIPD version 1.
 pub const ALGORITHM: &str = "AES256.CFB";
 
@@ -47,7 +51,14 @@ pub fn backup_request(request: wire::BackupRequest) -> Result<BackupRequest, Sta
 }
 
 pub fn restore_request(request: wire::RestoreRequest) -> Result<RestoreRequest, Status> {
-    let mut acknowledged = request.acknowledged_reasons;
+    if request.acknowledged_reasons.len() > MAX_REASONS {
+        return Err(invalid(
+            "acknowledged_reasons",
+            format!("`acknowledged_reasons` has at most {MAX_REASONS} entries; shorten it."),
+        ));
+    }
+    let reasons = request.acknowledged_reasons.into_iter().map(|reason| text("acknowledged_reasons", reason, MAX_REASON));
+    let mut acknowledged = reasons.collect::<Result<Vec<_>, _>>()?;
     for code in request.acknowledged_warnings {
         let code = wire::NoticeCode::try_from(code).map_err(|_| {
             invalid("acknowledged_warnings", "`acknowledged_warnings` has a code that this version does not know; leave it out.")
