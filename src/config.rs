@@ -4,17 +4,18 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, CommandFactory, ValueEnum};
 use sqlx::postgres::PgSslMode;
 use zeroize::Zeroizing;
 
-use crate::grpc::Authenticator;
+use crate::grpc::{Authenticator, Permission, Permissions, RemoteLock};
 use crate::model::Catalog;
 use crate::model::event::Filter;
 use crate::operations::SealKey;
-use crate::postgres::{Database, Login};
+use crate::postgres::{Database, Fencing, Login};
 use crate::webhook::Webhook;
 
 /// Arguments of `holdfast serve`; each can be given in the environment instead.
@@ -49,7 +50,12 @@ pub struct Serve {
     /// Types of the events it is told of, for example `restore.*,backup.failed`; without it, all
     #[arg(long, env = "HOLDFAST_WEBHOOK_TYPES", requires = "webhook_url", value_delimiter = ',', hide_env_values = true)]
     webhook_types: Vec<String>,
-    /// Accept passphrases over connections without TLS: for development, or where a mesh encrypts
+    /// File with the bearer token of the update-service, which may take and read the maintenance lock and read operations
+    #[arg(long, env = "HOLDFAST_UPDATE_TOKEN_FILE", hide_env_values = true)]
+    update_token_file: Option<PathBuf>,
+    #[command(flatten)]
+    lock: LockArguments,
+    /// Accept passphrases and lease ids over connections without TLS: for development, or where a mesh encrypts
     #[arg(long, env = "HOLDFAST_ALLOW_PLAINTEXT_SECRETS", hide_env_values = true)]
     pub allow_plaintext_secrets: bool,
     /// Listen, and tell of events, beyond loopback without TLS: only where a mesh encrypts
@@ -71,6 +77,33 @@ pub enum LogFormat {
     Json,
     /// For people
     Text,
+}
+
+/// Who hosts the maintenance lock that excludes software updates.
+#[derive(Debug, Args)]
+struct LockArguments {
+    #[arg(long, env = "HOLDFAST_LOCK__MODE", default_value = "embedded", hide_env_values = true)]
+    lock_mode: LockMode,
+    /// Length of the lease of a backup or restore, which is renewed; when this service dies, others wait no longer: 10 s to 60 s
+    #[arg(long, env = "HOLDFAST_LOCK__TTL", default_value = "30s", hide_env_values = true)]
+    lock_ttl: humantime::Duration,
+    /// With `remote`: address of the LockService, https, or http on this machine
+    #[arg(long, env = "HOLDFAST_LOCK__ENDPOINT", hide_env_values = true)]
+    lock_endpoint: Option<String>,
+    /// With `remote`: file with the bearer token that it asks for
+    #[arg(long, env = "HOLDFAST_LOCK__TOKEN_FILE", hide_env_values = true)]
+    lock_token_file: Option<PathBuf>,
+    /// With `remote`: certificate authority of its server, PEM; without it, those of the system
+    #[arg(long, env = "HOLDFAST_LOCK__CA_FILE", hide_env_values = true)]
+    lock_ca_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LockMode {
+    /// This service hosts LockService on its database
+    Embedded,
+    /// Another service hosts LockService, and this one is its client
+    Remote,
 }
 
 /// Where the database is. Each of the three roles logs in with a name and, unless the server trusts it, a password file.
@@ -141,13 +174,55 @@ impl Serve {
             login(&at.backup_user, &at.backup_password_file)?,
             login(&at.restore_user, &at.restore_password_file)?,
         ];
-        Ok(Database::new(at.host.clone(), at.port, at.name.clone(), at.sslmode, at.ca_file.as_deref(), logins))
+        let fencing = match self.lock.lock_mode {
+            LockMode::Embedded => Fencing::Hosted,
+            LockMode::Remote => Fencing::Foreign,
+        };
+        Ok(Database::new(at.host.clone(), at.port, at.name.clone(), at.sslmode, at.ca_file.as_deref(), logins).fenced(fencing))
+    }
+
+    /// The lock of another service, if it hosts it. To be called in the runtime that it is to live in.
+    pub fn remote_lock(&self) -> Result<Option<RemoteLock>> {
+        let at = &self.lock;
+        if at.lock_mode == LockMode::Embedded {
+            ensure!(
+                at.lock_endpoint.is_none() && at.lock_token_file.is_none() && at.lock_ca_file.is_none(),
+                "an address, token or certificate of a lock service is given, but this service hosts the lock itself; set \
+                 HOLDFAST_LOCK__MODE=remote, or leave them out"
+            );
+            return Ok(None);
+        }
+        let (Some(endpoint), Some(token)) = (&at.lock_endpoint, &at.lock_token_file) else {
+            bail!("HOLDFAST_LOCK__MODE=remote needs HOLDFAST_LOCK__ENDPOINT and HOLDFAST_LOCK__TOKEN_FILE")
+        };
+        let read = |path: &PathBuf| fs::read(path).with_context(|| format!("the certificate {} cannot be read", path.display()));
+        let ca = at.lock_ca_file.as_ref().map(read).transpose()?;
+        let remote = RemoteLock::new(endpoint, secret(token)?.trim(), ca.as_deref())?;
+        if remote.exposed() && !self.allow_plaintext_secrets {
+            bail!(
+                "the lock would be asked for, with a token, over a connection without TLS: use https, or set \
+                 HOLDFAST_ALLOW_PLAINTEXT_SECRETS=true where a mesh encrypts"
+            );
+        }
+        Ok(Some(remote))
+    }
+
+    pub fn lock_ttl(&self) -> Result<Duration> {
+        let ttl = *self.lock.lock_ttl;
+        ensure!((10..=60).contains(&ttl.as_secs()) && ttl.subsec_nanos() == 0, "HOLDFAST_LOCK__TTL is between 10s and 60s");
+        Ok(ttl)
     }
 
     pub fn authenticator(&self) -> Result<Authenticator> {
         let token = secret(&self.server_token_file)?;
-        Authenticator::static_token(&token, &self.server_token_subject)
-            .with_context(|| format!("{} has no token in it", self.server_token_file.display()))
+        let authenticator = Authenticator::static_token(&token, &self.server_token_subject)
+            .with_context(|| format!("{} has no token in it", self.server_token_file.display()))?;
+        let Some(path) = &self.update_token_file else { return Ok(authenticator) };
+        let other = secret(path)?;
+        ensure!(other.trim() != token.trim(), "{} has the token of another caller in it", path.display());
+        let permissions = vec![Permission::LocksAcquire, Permission::LocksRead, Permission::OperationsRead];
+        let authenticator = authenticator.and_token(&other, "token:update-service", Permissions::Only(permissions));
+        authenticator.with_context(|| format!("{} has no token in it", path.display()))
     }
 
     /// Who is told of events, if anybody.

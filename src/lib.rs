@@ -16,7 +16,7 @@
 //! | [`archive`] | the bytes of one backup file, blocking | OpenPGP, zstd, tar |
 //! | [`folder`] | the mounted volume: draft, keep, read, remove | the file system |
 //! | [`postgres`] | the platform's database: a snapshot out, a staged restore in, the service's own state | SQL |
-//! | [`lock`] | the maintenance lock as its holder sees it | |
+//! | [`lock`] | the maintenance lock as its holder sees it, whoever hosts it | |
 //! | [`webhook`] | a receiver of events: CloudEvents, signed | HTTP |
 //! | [`operations`] | what happens, in which order. Every way in ends here, and only here the five above are joined | |
 //! | [`timer`] | the clock as a caller | tokio-cron-scheduler |
@@ -25,7 +25,8 @@
 //! | [`config`], [`telemetry`] | arguments and environment; log lines | |
 //!
 //! Use goes one way: `main` -> `grpc`, `timer`, `cli` -> `operations` -> `postgres`, `archive`, `folder`, `lock`, `webhook` -> `model`.
-//! `tests/architecture.rs` holds it. `cli` is a client: it speaks gRPC, and reads files with `archive`.
+//! `tests/architecture.rs` holds it. `cli` is a client: it speaks gRPC, and reads files with `archive`. The lock of another
+//! service is called from `grpc` too, behind the trait of `lock`.
 //!
 //! What is backed up is configuration (`deploy/catalog.toml`): a resource is a title, some tables, and queries that tell what a
 //! restore of them means for people (`postgres::rules`). No code knows one.
@@ -40,8 +41,8 @@
 //!    thread, which makes tar in zstd in OpenPGP of them, into a draft in the [`folder`]. Each end takes a transfer that
 //!    ends before its end for an error.
 //! 5. The draft is made durable, read back from the disk, decrypted, decoded, and compared with what was sent.
-//! 6. Under the fence the catalog gets a row (CREATING), the draft its name, the row its READY. A crash in between is finished or
-//!    undone by `operations::recovery`: a file that has its name was proven.
+//! 6. Under the fence the catalog gets a row (CREATING); then, in one more transaction under it, the draft gets its name and the
+//!    row its READY. A crash in between is finished or undone by `operations::recovery`: a file that has its name was proven.
 //! 7. Only then retention deletes what is beyond the limit.
 //!
 //! # A restore
@@ -64,6 +65,17 @@
 //!    connection is lost then, the truth is asked for, not guessed.
 //! 8. Sequences are raised, never lowered, after the commit; again at the next start if need be.
 //!
+//! # The maintenance lock
+//!
+//! Backup, restore and software update exclude each other. [`lock::Locks`] is the lock, with two implementations:
+//! `operations::locks` hosts it on the database, for this service and, by `grpc::lock_service`, for others;
+//! `grpc::lock_client` is the client of another service that hosts it. `operations::hold` asks for it and gives it back,
+//! [`lock::Keeper`] renews it from a runtime of its own, and a lease that cannot be renewed ends the work before it is over.
+//!
+//! That alone does not stop a process that was paused. So each protected transaction begins with the fence
+//! (`postgres::fence`): whoever takes the lock over waits for those that passed it, and no other passes. A holder that was
+//! evicted has no draft left that it could publish.
+//!
 //! # Events
 //!
 //! What happens is told in the transaction that makes it so (`postgres::state::events`): a row for each event, which is the audit
@@ -77,8 +89,7 @@
 //!
 //! # What comes later, and where its place is
 //!
-//! The lock service for software updates: beside [`lock`] and `postgres::state::leases`. Verification and the scrub: beside
-//! `operations::proof`. Signatures: a member of the file behind `end.json`. More ways to prove identity:
+//! Verification and the scrub: beside `operations::proof`. Signatures: a member of the file behind `end.json`. More ways to prove identity:
 //! `grpc::access::Authenticator`.
 
 pub mod archive;

@@ -1,6 +1,8 @@
 //! The program: arguments in, exit code out. `holdfast serve` is the service, everything else its client.
 
+use std::os::fd::AsFd;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -8,15 +10,20 @@ use clap::Parser;
 use holdfast::cli::{self, Arguments, Command};
 use holdfast::config::Serve;
 use holdfast::folder::Folder;
-use holdfast::operations::{Holdfast, Parts};
+use holdfast::grpc::{self, RemoteLock};
+use holdfast::lock::Keeper;
+use holdfast::operations::{self, Holdfast, Hosted, Parts, SealKey};
 use holdfast::postgres::State;
-use holdfast::{grpc, telemetry, timer};
+use holdfast::{telemetry, timer};
 use tokio::net::TcpListener;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
-/// How long operations may take to roll back, or to commit, once the service is asked to stop.
-const STOP: Duration = Duration::from_secs(90);
+/// How long a restore that is committing may take to end, once the service is asked to stop.
+const COMMIT: Duration = Duration::from_secs(60);
+/// Longest pause between two looks for a database that is not there yet.
+const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 
 fn main() -> ExitCode {
     let Arguments { connection, json, command } = Arguments::parse();
@@ -25,10 +32,19 @@ fn main() -> ExitCode {
         Err(error) => return cli::could_not(error.into()),
     };
     let code = match command {
-        Command::Serve(arguments) => match runtime.block_on(serve(*arguments)) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => cli::could_not(error),
-        },
+        Command::Serve(arguments) => {
+            // The lock is kept from a thread that does nothing else.
+            let apart = match Builder::new_multi_thread().worker_threads(1).thread_name("lock").enable_all().build() {
+                Ok(apart) => apart,
+                Err(error) => return cli::could_not(error.into()),
+            };
+            let served = runtime.block_on(serve(*arguments, apart.handle()));
+            apart.shutdown_background();
+            match served {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => cli::could_not(error),
+            }
+        }
         Command::Client(command) => runtime.block_on(cli::run(command, &connection, json)),
     };
     // A thread that still waits for the terminal must not keep the program alive.
@@ -36,8 +52,26 @@ fn main() -> ExitCode {
     code
 }
 
+/// The maintenance lock, called from the runtime `apart`; and the same for others, when it is hosted here.
+fn lock(
+    remote: Option<RemoteLock>,
+    ttl: Duration,
+    state: &State,
+    folder: &Folder,
+    seal_key: &SealKey,
+    apart: &Handle,
+) -> (Keeper, Option<Hosted>) {
+    if let Some(remote) = remote {
+        return (Keeper::new(Arc::new(remote), apart.clone(), ttl), None);
+    }
+    let _apart = apart.enter();
+    let own = Hosted::new(state.apart(), folder.clone(), seal_key.clone());
+    let hosted = Hosted::new(state.clone(), folder.clone(), seal_key.clone());
+    (Keeper::new(Arc::new(own), apart.clone(), ttl), Some(hosted))
+}
+
 /// The whole life of the service.
-async fn serve(arguments: Serve) -> Result<()> {
+async fn serve(arguments: Serve, apart: &Handle) -> Result<()> {
     arguments.check()?;
     telemetry::start(&arguments.log, arguments.log_format)?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -48,14 +82,33 @@ async fn serve(arguments: Serve) -> Result<()> {
     let authenticator = arguments.authenticator()?;
     let folder = Folder::open(&arguments.folder)
         .with_context(|| format!("the backup folder {} cannot be used", arguments.folder.display()))?;
-    let state =
-        State::open(&database).await.with_context(|| format!("the state in the database {database:?} cannot be opened"))?;
-    let operation_timeout = *arguments.operation_timeout;
-    let parts = Parts { database, state, folder, catalog, seal_key, operation_timeout, webhook: arguments.webhook()? };
-    let holdfast = Holdfast::start(parts).await.context("Holdfast cannot start")?;
+    let (operation_timeout, webhook) = (*arguments.operation_timeout, arguments.webhook()?);
+    let (lock_ttl, remote) = (arguments.lock_ttl()?, {
+        let _apart = apart.enter();
+        arguments.remote_lock()?
+    });
+    let start = async || {
+        let (database, folder, catalog) = (database.clone(), folder.clone(), catalog.clone());
+        let (seal_key, webhook) = (seal_key.clone(), webhook.clone());
+        let state = State::open(&database).await?;
+        let (locks, hosted) = lock(remote.clone(), lock_ttl, &state, &folder, &seal_key, apart);
+        Holdfast::start(Parts { database, state, folder, catalog, seal_key, locks, hosted, operation_timeout, webhook }).await
+    };
 
     let listener = TcpListener::bind(arguments.listen).await.with_context(|| format!("cannot listen on {}", arguments.listen))?;
-    tracing::info!(address = %listener.local_addr()?, version = env!("CARGO_PKG_VERSION"), "listening");
+    let address = listener.local_addr()?;
+    tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
+    let started = CancellationToken::new();
+    let waiting = tokio::spawn(grpc::serve_not_ready(again(&listener)?, authenticator.clone(), started.clone()));
+    let holdfast = tokio::select! {
+        holdfast = when_there(start) => holdfast.with_context(|| format!("Holdfast cannot start on the database {database:?}"))?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    started.cancel();
+    waiting.await??;
+    tracing::info!(%address, "started");
+
     let mut timer = timer::start(holdfast.clone()).await.context("the timer cannot start")?;
     let settings = grpc::Settings { authenticator, allow_plaintext_secrets: arguments.allow_plaintext_secrets };
     let stopping = holdfast.stopping();
@@ -71,10 +124,30 @@ async fn serve(arguments: Serve) -> Result<()> {
             () = stopping.cancelled() => {}
         }
         tracing::info!("stopping");
-        holdfast.stop(STOP).await;
+        holdfast.stop(COMMIT).await;
     };
     let (served, ()) = tokio::join!(serve, stop);
     timer.shutdown().await?;
     tracing::info!("stopped");
     Ok(served?)
+}
+
+/// Starts as soon as the database is there. What does not pass by itself is an error.
+async fn when_there(start: impl AsyncFn() -> Result<Holdfast, operations::Error>) -> Result<Holdfast, operations::Error> {
+    let mut pause = Duration::from_millis(250);
+    loop {
+        match start().await {
+            Err(operations::Error::Database(error)) if error.passes() => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "not started yet; waiting for the database");
+            }
+            started => return started,
+        }
+        tokio::time::sleep(pause).await;
+        pause = LONGEST_PAUSE.min(pause * 2);
+    }
+}
+
+/// The same listener once more.
+fn again(listener: &TcpListener) -> std::io::Result<TcpListener> {
+    TcpListener::from_std(std::net::TcpListener::from(listener.as_fd().try_clone_to_owned()?))
 }

@@ -77,6 +77,7 @@ load_platform() {
 
 start_service() { # port
     secret token 32
+    secret update-token 32
     secret seal-key 32
     # The shell may have sourced .dev/env, which is for clients.
     env -u HOLDFAST_ENDPOINT -u HOLDFAST_TOKEN HOLDFAST_LISTEN="127.0.0.1:$1" HOLDFAST_FOLDER="$dir/backups" HOLDFAST_CATALOG="$root/deploy/catalog.toml" \
@@ -88,7 +89,8 @@ start_service() { # port
         HOLDFAST_DATABASE__BACKUP_PASSWORD_FILE="$dir/secrets/holdfast_backup-password" \
         HOLDFAST_DATABASE__RESTORE_USER=holdfast_restore \
         HOLDFAST_DATABASE__RESTORE_PASSWORD_FILE="$dir/secrets/holdfast_restore-password" \
-        HOLDFAST_TOKEN_FILE="$dir/secrets/token" HOLDFAST_SEAL_KEY_FILE="$dir/secrets/seal-key" \
+        HOLDFAST_TOKEN_FILE="$dir/secrets/token" HOLDFAST_UPDATE_TOKEN_FILE="$dir/secrets/update-token" \
+        HOLDFAST_SEAL_KEY_FILE="$dir/secrets/seal-key" \
         HOLDFAST_ALLOW_PLAINTEXT_SECRETS=true \
         setsid "$holdfast" serve </dev/null >>"$dir/holdfast.log" 2>&1 &
     echo $! >"$dir/holdfast.pid"

@@ -44,9 +44,13 @@ impl Start {
         self.request_id.clone().unwrap_or_else(|| Uuid::new_v4().to_string())
     }
 
-    /// How long to wait for what is in the way.
-    pub fn patience(&self) -> Duration {
-        self.lock_wait.unwrap_or_default()
+    pub fn has_request_id(&self) -> bool {
+        self.request_id.is_some()
+    }
+
+    /// Whether what is started is followed to its end.
+    pub fn follows(&self) -> bool {
+        !self.no_wait && !self.validate_only
     }
 
     pub fn lock_wait(&self) -> Result<Option<prost_types::Duration>, Problem> {
@@ -98,7 +102,7 @@ pub async fn make(session: Session, make: Make) -> Result<(), Problem> {
         request_id: make.start.request_id(),
         validate_only: make.start.validate_only,
     };
-    let started = match client.repeat(async || client.backups().backup(unary(request.clone())).await).await {
+    let started = match client.begin(async || client.backups().backup(unary(request.clone())).await).await {
         Err(problem) if make.scheduled && problem.reason().as_deref() == Some("SCHEDULE_DISABLED") => {
             note("skipped: the schedule is disabled");
             return Ok(());

@@ -1,27 +1,32 @@
 //! The way to the service: address, token, time limits, and what is sent again.
 //!
-//! Only UNAVAILABLE is sent again, and only what does no harm when it arrives twice: reads, and calls with a request id.
+//! Only UNAVAILABLE is sent again, and only what does no harm when it arrives twice: reads, previews, and calls with a request
+//! id. What begins work waits, for a while, for a service that says it has too much to do.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::metadata::AsciiMetadataValue;
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
 
+use super::output::{clean, note};
 use super::problem::Problem;
 use crate::grpc::proto::backup::audit_service_client::AuditServiceClient;
 use crate::grpc::proto::backup::backup_service_client::BackupServiceClient;
 use crate::grpc::proto::backup::operation_service_client::OperationServiceClient;
+use crate::grpc::proto::lock::lock_service_client::LockServiceClient;
 
 const TOKEN: &str = "HOLDFAST_TOKEN";
 /// How long a call may take. A restore reads the whole file before it is accepted; streams have no limit.
 const DEADLINE: Duration = Duration::from_secs(120);
 const ATTEMPTS: u32 = 4;
+/// How long a service that has too much to do is asked again.
+const BUSY: Duration = Duration::from_secs(120);
 
 /// Where the service is, and who asks.
 #[derive(Debug, clap::Args)]
@@ -78,6 +83,10 @@ impl Client {
         AuditServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
     }
 
+    pub fn locks(&self) -> LockServiceClient<Authorised> {
+        LockServiceClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+    }
+
     /// A call that changes something: it is made once.
     pub async fn once<T>(&self, call: impl AsyncFn() -> Result<Response<T>, Status>) -> Result<T, Problem> {
         let answer = timeout(DEADLINE, call()).await;
@@ -95,6 +104,40 @@ impl Client {
                     attempt += 1;
                 }
                 answer => return answer,
+            }
+        }
+    }
+
+    /// A call that begins work: made again as any other, and when the service has too much to do, as soon as it says.
+    ///
+    /// # Errors
+    /// On Ctrl-C as well. What was asked for may have begun all the same.
+    pub async fn begin<T>(&self, call: impl AsyncFn() -> Result<Response<T>, Status>) -> Result<T, Problem> {
+        tokio::select! {
+            answer = self.patiently(call) => answer,
+            _ = tokio::signal::ctrl_c() => {
+                let text = "Interrupted before the service answered. It may be at work all the same.\n  look: holdfast operations";
+                Err(Problem::Interrupted(text.into()))
+            }
+        }
+    }
+
+    async fn patiently<T>(&self, call: impl AsyncFn() -> Result<Response<T>, Status>) -> Result<T, Problem> {
+        let (end, mut told) = (Instant::now() + BUSY, false);
+        loop {
+            let problem = match self.repeat(&call).await {
+                Err(problem) => problem,
+                answer => return answer,
+            };
+            match problem.busy_for() {
+                Some(delay) if Instant::now() + delay < end => {
+                    if !told {
+                        note(&format!("waiting: {}", clean(&problem.to_string())));
+                        told = true;
+                    }
+                    sleep(delay.max(pause(0))).await;
+                }
+                _ => return Err(problem),
             }
         }
     }

@@ -1,10 +1,12 @@
 //! What the messages of the contract look like to a person. Pure functions from a message to text.
 
+pub mod lock;
 pub mod notices;
 pub mod restore;
 
 use prost_types::Timestamp;
 
+use super::advice::{below_heading, known, of_operation, what_to_do};
 use super::output::{clean, facts, id, size, table, time, word};
 use crate::grpc::proto::backup::{
     Backup, BackupResult, EncryptionInfo, ListBackupsResponse, ListOperationsResponse, ListResourcesResponse, Operation,
@@ -114,15 +116,17 @@ pub fn operations(list: &ListOperationsResponse) -> String {
     if list.operations.is_empty() {
         return "There are no operations.".to_owned();
     }
-    operation_table(&list.operations)
+    let (active, ended): (Vec<_>, Vec<_>) = list.operations.iter().partition(|operation| !operation.done);
+    operation_table(active.into_iter().chain(ended))
 }
 
-fn operation_table(operations: &[Operation]) -> String {
-    let rows = operations.iter().map(|operation| {
+fn operation_table<'a>(operations: impl IntoIterator<Item = &'a Operation>) -> String {
+    let rows = operations.into_iter().map(|operation| {
         let about = operation.metadata.clone().unwrap_or_default();
-        [id(&operation.name), kind(&about), outcome(operation), time(about.create_time), time(about.end_time), id(&about.target)]
+        let (asked, ended) = (time(about.create_time), time(about.end_time));
+        [id(&operation.name), kind(&about), outcome(operation), asked, ended, id(&about.target), about.caller]
     });
-    table(["OPERATION", "TYPE", "STATE", "ASKED FOR", "ENDED", "BACKUP"], rows)
+    table(["OPERATION", "TYPE", "STATE", "ASKED FOR", "ENDED", "BACKUP", "BY"], rows)
 }
 
 pub fn operation(operation: &Operation) -> String {
@@ -145,20 +149,35 @@ pub fn operation(operation: &Operation) -> String {
         Some(operation::Result::Backup(result)) => backup_result(&result.backup.clone().unwrap_or_default(), result),
         Some(operation::Result::Restore(result)) => restore::restore_result(result),
         Some(operation::Result::Preview(preview)) => restore::preview(preview),
+        None if !operation.done && !operation.name.is_empty() => {
+            below_heading(of_operation(&id(&operation.name)).into()).join("\n")
+        }
         Some(operation::Result::Verify(_)) | None => return facts,
     };
     format!("{facts}\n{result}")
 }
 
+/// What failed or stands in the way, who does, and what can be done about it.
 fn failure(error: &OperationError) -> String {
-    facts([("Error", error.message.clone()), ("Reason", error.reason.clone()), ("What to do", error.instructions.clone())])
+    let about = [("Error", error.message.clone()), ("Reason", error.reason.clone())];
+    let known: Vec<_> = known(&error.metadata).into_iter().map(|(key, value)| (capital(key), value)).collect();
+    let known = known.iter().map(|(key, value)| (key.as_str(), value.clone()));
+    let facts = facts(about.into_iter().chain(known).chain([("Instructions", error.instructions.clone())]));
+    let advice = what_to_do(&error.reason, &error.metadata);
+    if advice.is_empty() { facts } else { format!("{facts}{}\n", advice.join("\n")) }
+}
+
+fn capital(text: &str) -> String {
+    let mut rest = text.chars();
+    rest.next().map_or_else(String::new, |first| first.to_uppercase().chain(rest).collect())
 }
 
 fn kind(about: &OperationMetadata) -> String {
     word(about.r#type, OperationType::as_str_name, "OPERATION_TYPE_")
 }
 
-fn outcome(operation: &Operation) -> String {
+/// How an operation ended, or where it is.
+pub fn outcome(operation: &Operation) -> String {
     match (&operation.result, operation.done) {
         (Some(operation::Result::Error(error)), _) if error.code == 1 => "cancelled".to_owned(),
         (Some(operation::Result::Error(error)), _) => format!("failed ({})", error.reason),
@@ -171,6 +190,9 @@ fn outcome(operation: &Operation) -> String {
 pub fn step(operation: &Operation) -> String {
     let about = operation.metadata.clone().unwrap_or_default();
     let phase = word(about.phase, OperationPhase::as_str_name, "OPERATION_PHASE_");
+    if about.phase() == OperationPhase::WaitingForLock && !about.status_detail.is_empty() {
+        return format!("{phase}: {}", clean(&about.status_detail));
+    }
     // At its end an operation is at no resource any more.
     match about.progress.filter(|progress| progress.percent > 0 && !operation.done) {
         Some(Progress { percent, current_resource, .. }) => {
@@ -286,6 +308,8 @@ mod tests {
             progress: Some(Progress { percent: 40, current_resource: "resources/adapters".into(), ..Default::default() }),
             ..Default::default()
         };
-        assert_eq!(step(&Operation { metadata: Some(metadata), ..Default::default() }), "transferring 40 % adapters");
+        let running = Operation { name: "operations/019c".into(), metadata: Some(metadata), ..Default::default() };
+        assert_eq!(step(&running), "transferring 40 % adapters");
+        assert!(operation(&running).ends_with("  cancel it: holdfast operations cancel 019c"), "{}", operation(&running));
     }
 }

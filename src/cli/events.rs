@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use tokio::time::{Instant, sleep};
-use tonic::{Code, Status, Streaming};
+use tonic::{Status, Streaming};
 
 use super::Session;
-use super::connect::{pause, unary};
-use super::follow::PATIENCE;
+use super::connect::unary;
+use super::follow::Outage;
 use super::output::{clean, note, time};
 use super::problem::Problem;
 use crate::grpc::proto::backup::{AuditEvent, ListAuditEventsRequest, WatchAuditEventsRequest};
@@ -52,27 +51,17 @@ async fn follow(session: &Session, events: Events) -> Result<(), Problem> {
         let newest = newest.audit_events.into_iter().next();
         request.start_after = newest.map_or_else(|| "auditEvents/0".to_owned(), |event| event.name);
     }
-    let (mut lost_since, mut attempt) = (None, 0);
+    let mut outage = Outage::default();
     loop {
         let status = match session.client.events().watch_audit_events(request.clone()).await {
             Ok(stream) => {
-                (lost_since, attempt) = (None, 0);
+                outage = Outage::default();
                 watch(session, stream.into_inner(), &mut request.start_after).await?
             }
             Err(status) => status,
         };
-        if !matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled) {
-            return Err(session.client.explained(status).into());
-        }
-        let since = *lost_since.get_or_insert_with(Instant::now);
-        if since.elapsed() > PATIENCE {
-            return Err(session.client.explained(status).into());
-        }
-        if attempt == 0 {
-            note("The connection was lost; trying again.");
-        }
-        sleep(pause(attempt)).await;
-        attempt += 1;
+        let waited = outage.wait(status, || note("The connection was lost; trying again.")).await;
+        waited.map_err(|status| session.client.explained(status))?;
     }
 }
 

@@ -15,9 +15,9 @@ use super::progress::Meter;
 use crate::grpc::proto::backup::{Operation, WatchOperationRequest, operation};
 
 /// How long a service may be away before following is given up.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// The service sends something at least every 15 s; a stream that is silent for three times as long is dead.
-const SILENCE: Duration = Duration::from_secs(45);
+pub const SILENCE: Duration = Duration::from_secs(45);
 
 /// Shows how an operation goes on and returns its last state.
 ///
@@ -43,29 +43,48 @@ pub fn succeeded(operation: Operation) -> Result<Operation, Problem> {
 
 async fn to_the_end(client: &Client, mut latest: Operation) -> Result<Operation, Problem> {
     let mut meter = Meter::of_operation();
-    let (mut lost_since, mut attempt) = (None, 0);
+    let mut outage = Outage::default();
     while !latest.done {
         let before = revision(&latest);
         let Err(status) = watch(client, &mut latest, &mut meter).await else { continue };
-        if !broken(&status) {
+        if revision(&latest) != before {
+            outage = Outage::default();
+        }
+        let remark = || meter.remark("The connection was lost; trying again. The operation goes on.");
+        if let Err(status) = outage.wait(status, remark).await {
+            let goes_on =
+                format!("{}; the operation may go on: holdfast operations watch {}", status.message(), id(&latest.name));
+            let status = if broken(&status) { Status::unavailable(goes_on) } else { status };
             return Err(client.explained(status).into());
         }
-        if revision(&latest) != before {
-            (lost_since, attempt) = (None, 0);
-        }
-        let since = *lost_since.get_or_insert_with(Instant::now);
-        if since.elapsed() > PATIENCE {
-            let message =
-                format!("{}; the operation may go on: holdfast operations watch {}", status.message(), id(&latest.name));
-            return Err(client.explained(Status::unavailable(message)).into());
-        }
-        if attempt == 0 {
-            meter.remark("The connection was lost; trying again. The operation goes on.");
-        }
-        sleep(pause(attempt)).await;
-        attempt += 1;
     }
     Ok(latest)
+}
+
+/// A service that is away, since the last message of a watch.
+#[derive(Default)]
+pub struct Outage {
+    since: Option<Instant>,
+    attempt: u32,
+}
+
+impl Outage {
+    /// Waits before the watch is made again, longer each time; the first time `remark` says so.
+    ///
+    /// # Errors
+    /// The status, when it is not about the way to the service, or when the service has been away for too long.
+    pub async fn wait(&mut self, status: Status, remark: impl FnOnce()) -> Result<(), Status> {
+        let since = *self.since.get_or_insert_with(Instant::now);
+        if !broken(&status) || since.elapsed() > PATIENCE {
+            return Err(status);
+        }
+        if self.attempt == 0 {
+            remark();
+        }
+        sleep(pause(self.attempt)).await;
+        self.attempt += 1;
+        Ok(())
+    }
 }
 
 /// One watch, until the operation has ended or the stream has.

@@ -4,6 +4,7 @@
 //! mapping. The exit code is 0 for done, 64 + gRPC code for what the service refused or an operation failed with
 //! (as grpcurl does), 2 for wrong usage, 1 for other local errors and 130 after Ctrl-C. No secret is ever an argument.
 
+mod advice;
 mod backups;
 mod connect;
 mod consent;
@@ -12,6 +13,7 @@ mod download;
 mod events;
 mod files;
 mod follow;
+mod lock;
 mod names;
 mod operations;
 mod output;
@@ -98,6 +100,11 @@ pub enum ClientCommand {
         #[command(subcommand)]
         what: Option<operations::What>,
     },
+    /// Look at the maintenance lock, follow it, and take it away from a holder that is gone
+    Lock {
+        #[command(subcommand)]
+        what: Option<lock::What>,
+    },
     /// Show who did what, and follow what happens
     Events(events::Events),
     /// Check a backup file on this machine; needs neither service nor database
@@ -146,6 +153,7 @@ async fn carry_out(command: ClientCommand, connection: &Connection, output: Outp
         ClientCommand::Resources => settings::resources(session()?).await,
         ClientCommand::Status => settings::status(session()?).await,
         ClientCommand::Operations { what } => operations::run(session()?, what.unwrap_or_default()).await,
+        ClientCommand::Lock { what } => lock::run(session()?, what.unwrap_or_default()).await,
         ClientCommand::Events(events) => events::run(session()?, events).await,
         ClientCommand::Inspect(inspect) => files::inspect(inspect, output),
         ClientCommand::Extract(extract) => files::extract(extract, output),
@@ -191,6 +199,11 @@ mod tests {
             "holdfast encryption off --yes",
             "holdfast operations watch 019c0000-0000-7000-8000-000000000000",
             "holdfast operations cancel operations/019c0000-0000-7000-8000-000000000000",
+            "holdfast operations list --active --json",
+            "holdfast lock",
+            "holdfast lock show --json",
+            "holdfast lock watch --json",
+            "holdfast lock release --token 17 --reason gone --yes",
             "holdfast events --type restore.*,backup.failed --json",
             "holdfast events --follow --after auditEvents/17",
             "holdfast inspect f --verify",
@@ -224,6 +237,9 @@ mod tests {
             "holdfast restore",
             "holdfast undo b-20260301t010000z-abcdefgh",
             "holdfast undo --passphrase secret",
+            "holdfast lock release --token latest --reason x",
+            "holdfast lock release --token 0 --reason x",
+            "holdfast lock release 17",
         ] {
             assert!(Arguments::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

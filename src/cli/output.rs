@@ -10,7 +10,7 @@ use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 use prost_types::Timestamp;
 
 use super::problem::Problem;
-use crate::grpc::proto::{self, backup};
+use crate::grpc::proto::{self, backup, lock};
 
 /// How results are printed.
 #[derive(Debug, Clone, Copy)]
@@ -52,14 +52,15 @@ pub trait Printed: Message {
 }
 
 macro_rules! printed {
-    ($($name:ident),*) => {
-        $(impl Printed for backup::$name {
-            const NAME: &'static str = concat!("holdfast.backup.v1.", stringify!($name));
+    ($package:literal $module:ident: $($name:ident),*) => {
+        $(impl Printed for $module::$name {
+            const NAME: &'static str = concat!($package, ".", stringify!($name));
         })*
     };
 }
 
 printed!(
+    "holdfast.backup.v1" backup:
     AuditEvent,
     Backup,
     Encryption,
@@ -73,6 +74,7 @@ printed!(
     Schedule,
     SystemStatus
 );
+printed!("holdfast.lock.v1" lock: Lock);
 
 /// The proto3 JSON mapping of a message, on one line.
 fn json<M: Printed>(message: &M) -> anyhow::Result<String> {
@@ -174,6 +176,7 @@ mod tests {
         check::<backup::SystemStatus>(&pool);
         check::<backup::RestorePreview>(&pool);
         check::<backup::RestoreResult>(&pool);
+        check::<lock::Lock>(&pool);
     }
 
     #[test]

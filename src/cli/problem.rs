@@ -2,9 +2,12 @@
 //!
 //! What the service says is shown whole (message, reason, values, instructions), never as a Rust value.
 
+use std::time::Duration;
+
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
+use super::advice::{known, what_to_do};
 use super::output::clean;
 use crate::grpc::proto::backup::OperationError;
 
@@ -36,8 +39,13 @@ impl Problem {
 
     /// Something that a restore would be refused for: FAILED_PRECONDITION, as the service says it.
     pub fn refused(reason: &str, message: String, instructions: String) -> Self {
-        let code = Code::FailedPrecondition as i32;
-        Self::Refused(Box::new(OperationError { code, message, reason: reason.to_owned(), instructions, ..Default::default() }))
+        Self::refused_with(Code::FailedPrecondition, reason, message, instructions)
+    }
+
+    /// Something that the service would refuse with this code.
+    pub fn refused_with(code: Code, reason: &str, message: String, instructions: String) -> Self {
+        let (code, reason) = (code as i32, reason.to_owned());
+        Self::Refused(Box::new(OperationError { code, message, reason, instructions, ..Default::default() }))
     }
 
     pub fn exit_code(&self) -> u8 {
@@ -59,7 +67,15 @@ impl Problem {
         }
     }
 
-    /// One line `error: ...`, then a line for each thing that is known besides.
+    /// After which time the service takes the call, when it only had too much to do.
+    pub fn busy_for(&self) -> Option<Duration> {
+        let Self::Call(status) = self else { return None };
+        let details = status.get_error_details();
+        let busy = details.error_info().is_some_and(|info| info.reason == "RATE_LIMITED");
+        details.retry_info().and_then(|retry| retry.retry_delay).filter(|_| busy)
+    }
+
+    /// One line `error: ...`, then a line for each thing that is known besides, then what can be done about it here.
     pub fn report(&self) -> String {
         let mut lines = match self {
             Self::Interrupted(text) => vec![text.clone()],
@@ -67,7 +83,11 @@ impl Problem {
         };
         match self {
             Self::Call(status) => lines.extend(details(status)),
-            Self::Operation(error) | Self::Refused(error) => lines.extend(operation_details(error)),
+            Self::Operation(error) => {
+                lines.extend(operation_details(error));
+                lines.extend(what_to_do(&error.reason, &error.metadata));
+            }
+            Self::Refused(error) => lines.extend(operation_details(error)),
             Self::Usage(_) | Self::Interrupted(_) | Self::Local(_) => {}
         }
         lines.join("\n")
@@ -86,17 +106,22 @@ fn details(status: &Status) -> Vec<String> {
     match details.error_info() {
         Some(info) => {
             lines.push(line("reason", &info.reason));
-            lines.extend(sorted(&info.metadata));
+            lines.extend(values(&info.metadata));
         }
         None => lines.push(line("code", status.code().description())),
     }
+    // The service says most of it in its message already.
+    let new = |text: &str| !status.message().contains(text);
     for violation in details.bad_request().iter().flat_map(|request| &request.field_violations) {
-        lines.push(line("field", &format!("{}: {}", violation.field, violation.description)));
+        let description = if new(&violation.description) { format!(": {}", violation.description) } else { String::new() };
+        lines.push(line("field", &format!("{}{description}", violation.field)));
     }
-    for violation in details.precondition_failure().iter().flat_map(|failure| &failure.violations) {
+    let conditions = details.precondition_failure().into_iter().flat_map(|failure| &failure.violations);
+    for violation in conditions.filter(|violation| new(&violation.description)) {
         lines.push(line("condition", &format!("{}: {}", violation.subject, violation.description)));
     }
-    for violation in details.quota_failure().iter().flat_map(|failure| &failure.violations) {
+    let quotas = details.quota_failure().into_iter().flat_map(|failure| &failure.violations);
+    for violation in quotas.filter(|violation| new(&violation.description)) {
         lines.push(line("quota", &format!("{}: {}", violation.subject, violation.description)));
     }
     lines.extend(details.resource_info().map(|resource| line("resource", &resource.resource_name)));
@@ -105,12 +130,13 @@ fn details(status: &Status) -> Vec<String> {
     lines.extend(details.request_info().map(|request| line("request", &request.request_id)));
     let delay = details.retry_info().and_then(|retry| retry.retry_delay);
     lines.extend(delay.map(|delay| format!("retry: may succeed after {}", humantime::format_duration(delay))));
+    lines.extend(details.error_info().iter().flat_map(|info| what_to_do(&info.reason, &info.metadata)));
     lines
 }
 
 fn operation_details(error: &OperationError) -> Vec<String> {
     let mut lines = vec![line("reason", &error.reason)];
-    lines.extend(sorted(&error.metadata));
+    lines.extend(values(&error.metadata));
     if !error.instructions.is_empty() {
         lines.push(line("instructions", &error.instructions));
     }
@@ -118,10 +144,8 @@ fn operation_details(error: &OperationError) -> Vec<String> {
     lines
 }
 
-fn sorted(metadata: &std::collections::HashMap<String, String>) -> Vec<String> {
-    let mut lines: Vec<String> = metadata.iter().map(|(key, value)| line(key, value)).collect();
-    lines.sort_unstable();
-    lines
+fn values(metadata: &std::collections::HashMap<String, String>) -> impl Iterator<Item = String> {
+    known(metadata).into_iter().map(|(key, value)| line(key, &value))
 }
 
 fn line(key: &str, value: &str) -> String {
@@ -149,8 +173,10 @@ mod tests {
         assert_eq!(problem.reason().unwrap(), "SOFTWARE_UPDATE_IN_PROGRESS");
         assert_eq!(
             problem.report(),
-            "error: A software update runs.\nreason: SOFTWARE_UPDATE_IN_PROGRESS\na: b\u{fffd}[2J\nholder: update-service\n\
-             field: passphrase: missing\ncondition: locks/platform-maintenance: taken\nretry: may succeed after 5s"
+            "error: A software update runs.\nreason: SOFTWARE_UPDATE_IN_PROGRESS\nholder: update-service\na: b\u{fffd}[2J\n\
+             field: passphrase: missing\ncondition: locks/platform-maintenance: taken\nretry: may succeed after 5s\n\
+             what to do:\n  look at it: holdfast lock\n  see it end: holdfast lock watch\n  \
+             wait for it: add --lock-wait 30m to backup, restore or undo"
         );
     }
 

@@ -1,11 +1,13 @@
 //! Restoring: what will happen is previewed, shown and confirmed, and exactly that is restored.
+//!
+//! With `--yes` nobody looks, so nothing is previewed: the service restores what it finds, and refuses what was not accepted. A
+//! preview would only go stale on a platform that is never quiet. It is made after a refusal, to show what stood in the way.
 
 use anyhow::anyhow;
-use tokio::time::{Instant, sleep};
 
 use super::Session;
 use super::backups::{Start, finish, get};
-use super::connect::{pause, unary};
+use super::connect::unary;
 use super::consent::{Consent, acknowledge};
 use super::describe;
 use super::describe::restore::{preview as described, restore_report, what_is_new};
@@ -16,8 +18,6 @@ use super::passphrase::{Source, can_ask, confirm};
 use super::problem::Problem;
 use crate::grpc::proto::backup::{Backup, PreviewRestoreRequest, RestorePreview, RestoreRequest, operation};
 
-/// So many times a preview that went stale is made again without anybody being asked.
-const STALE: u32 = 3;
 const CANNOT_BE_UNDONE: &str = "No safety backup is made: this restore cannot be undone.";
 
 #[derive(Debug, clap::Args)]
@@ -94,44 +94,66 @@ pub async fn carry_out(session: &Session, backup: Backup, resources: Vec<String>
         validate_only: how.start.validate_only,
         ..RestoreRequest::default()
     };
-    if how.start.validate_only {
-        request.acknowledged_reasons = how.acknowledge.iter().map(ToString::to_string).collect();
-        return send(session, how, request).await;
-    }
     let mut consent = Consent::new(&how.acknowledge);
     if how.preview {
-        let preview = rehearsed(session, &request, how).await?;
+        let preview = rehearse(session, &request).await?;
         session.output.result(&preview, described)?;
         return consent.complete(&preview);
     }
-    if backup.snapshot_time.is_some() {
+    if backup.snapshot_time.is_some() && !how.start.validate_only {
         note(&format!("{} has the data of {}.", id(&request.name), time(backup.snapshot_time)));
     }
-    let mut earlier: Option<RestorePreview> = None;
-    let mut stale = 0;
-    loop {
-        let preview = rehearsed(session, &request, how).await?;
-        note(&earlier.as_ref().map_or_else(|| described(&preview), |earlier| what_is_new(earlier, &preview)));
-        if how.yes {
-            consent.complete(&preview)?;
-            if how.skip_safety_backup {
-                note(CANNOT_BE_UNDONE);
-            }
-        } else {
-            consent.ask(earlier.as_ref(), &preview, &how.passphrase).await?;
-            last_question(&preview, how).await?;
+    if !how.asks() {
+        if how.skip_safety_backup && !how.start.validate_only {
+            note(CANNOT_BE_UNDONE);
         }
+        request.acknowledged_reasons = how.acknowledge.iter().map(ToString::to_string).collect();
+        return match send(session, how, request.clone()).await {
+            Err(problem) if how.start.follows() && is_about_warnings(&problem) => {
+                Err(explained(session, &request, &consent, problem).await)
+            }
+            ended => ended,
+        };
+    }
+    let mut earlier: Option<RestorePreview> = None;
+    loop {
+        let preview = rehearse(session, &request).await?;
+        note(&earlier.as_ref().map_or_else(|| described(&preview), |earlier| what_is_new(earlier, &preview)));
+        consent.ask(earlier.as_ref(), &preview, &how.passphrase).await?;
+        last_question(&preview, how).await?;
         request.preview_etag.clone_from(&preview.etag);
         acknowledge(&preview, &mut request);
         match send(session, how, request.clone()).await {
-            Err(problem) if problem.reason().as_deref() == Some("PREVIEW_STALE") && (!how.yes || stale < STALE) => {
+            // The same request id would be answered with the same refusal.
+            Err(problem) if problem.reason().as_deref() == Some("PREVIEW_STALE") && !how.start.has_request_id() => {
                 note("The system or the file changed since the preview; nothing was restored. It is previewed again.");
-                stale += 1;
+                if earlier.is_some() {
+                    note("Where it never stops changing, --yes restores without a preview.");
+                }
                 earlier = Some(preview);
             }
             ended => return ended,
         }
     }
+}
+
+fn is_about_warnings(problem: &Problem) -> bool {
+    matches!(problem.reason().as_deref(), Some("WARNINGS_NOT_ACKNOWLEDGED" | "RESTORE_CONSTRAINT_VIOLATION"))
+}
+
+/// Shows what a restore was refused for, all of it, and says what would have to be accepted. What the service said stands
+/// when a preview does not bear it out, or cannot be made.
+async fn explained(session: &Session, request: &RestoreRequest, consent: &Consent, problem: Problem) -> Problem {
+    note("It was refused, and nothing was restored. A preview shows all that stands in the way.");
+    let Ok(preview) = rehearse(session, request).await else { return problem };
+    if session.output.json {
+        if let Err(problem) = session.output.result(&preview, described) {
+            return problem;
+        }
+    } else {
+        note(&described(&preview));
+    }
+    consent.complete(&preview).err().unwrap_or(problem)
 }
 
 async fn last_question(preview: &RestorePreview, how: &How) -> Result<(), Problem> {
@@ -144,27 +166,7 @@ async fn last_question(preview: &RestorePreview, how: &How) -> Result<(), Proble
     confirm(&question, Some(&how.passphrase)).await
 }
 
-/// What the restore would do. The call cannot wait for what is in the way as a restore can, so it is made again.
-async fn rehearsed(session: &Session, request: &RestoreRequest, how: &How) -> Result<RestorePreview, Problem> {
-    let (since, mut attempt) = (Instant::now(), 0);
-    loop {
-        match rehearse(session, request).await {
-            Err(problem) if in_the_way(&problem) && since.elapsed() < how.start.patience() => {
-                if attempt == 0 {
-                    note(&format!("waiting: {}", clean(&problem.to_string())));
-                }
-                sleep(pause(attempt)).await;
-                attempt += 1;
-            }
-            preview => return preview,
-        }
-    }
-}
-
-fn in_the_way(problem: &Problem) -> bool {
-    matches!(problem.reason().as_deref(), Some("OPERATION_IN_PROGRESS" | "SOFTWARE_UPDATE_IN_PROGRESS"))
-}
-
+/// What the restore would do.
 async fn rehearse(session: &Session, request: &RestoreRequest) -> Result<RestorePreview, Problem> {
     let Session { client, .. } = session;
     let request = PreviewRestoreRequest {
@@ -172,7 +174,7 @@ async fn rehearse(session: &Session, request: &RestoreRequest) -> Result<Restore
         passphrase: request.passphrase.clone(),
         resources: request.resources.clone(),
     };
-    let started = client.repeat(async || client.backups().preview_restore(unary(request.clone())).await).await?;
+    let started = client.begin(async || client.backups().preview_restore(unary(request.clone())).await).await?;
     match succeeded(follow(client, started).await?)?.result {
         Some(operation::Result::Preview(preview)) => Ok(preview),
         _ => Err(anyhow!("the service answered a preview with something else").into()),
@@ -183,7 +185,7 @@ async fn rehearse(session: &Session, request: &RestoreRequest) -> Result<Restore
 async fn send(session: &Session, how: &How, mut request: RestoreRequest) -> Result<(), Problem> {
     let Session { client, output } = session;
     request.request_id = how.start.request_id();
-    let started = client.repeat(async || client.backups().restore(unary(request.clone())).await).await?;
+    let started = client.begin(async || client.backups().restore(unary(request.clone())).await).await?;
     let Some(ended) = finish(session, &how.start, started).await? else { return Ok(()) };
     match ended.result {
         Some(operation::Result::Restore(result)) => output.result(&result, restore_report),

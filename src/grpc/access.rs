@@ -32,6 +32,9 @@ pub enum Permission {
     SettingsUpdate,
     SettingsEncrypt,
     AuditRead,
+    LocksRead,
+    LocksAcquire,
+    LocksBreak,
 }
 
 impl Permission {
@@ -51,6 +54,9 @@ impl Permission {
             Self::SettingsUpdate => "settings.update",
             Self::SettingsEncrypt => "settings.encrypt",
             Self::AuditRead => "audit.read",
+            Self::LocksRead => "locks.read",
+            Self::LocksAcquire => "locks.acquire",
+            Self::LocksBreak => "locks.break",
         }
     }
 }
@@ -93,6 +99,12 @@ const METHODS: &[(&str, Need)] = &[
     ("/holdfast.backup.v1.OperationService/CancelOperation", Need::Permission(Permission::OperationsCancel)),
     ("/holdfast.backup.v1.AuditService/ListAuditEvents", Need::Permission(Permission::AuditRead)),
     ("/holdfast.backup.v1.AuditService/WatchAuditEvents", Need::Permission(Permission::AuditRead)),
+    ("/holdfast.lock.v1.LockService/AcquireLock", Need::Permission(Permission::LocksAcquire)),
+    ("/holdfast.lock.v1.LockService/RenewLock", Need::Permission(Permission::LocksAcquire)),
+    ("/holdfast.lock.v1.LockService/ReleaseLock", Need::Permission(Permission::LocksAcquire)),
+    ("/holdfast.lock.v1.LockService/GetLock", Need::Permission(Permission::LocksRead)),
+    ("/holdfast.lock.v1.LockService/WatchLock", Need::Permission(Permission::LocksRead)),
+    ("/holdfast.lock.v1.LockService/ForceReleaseLock", Need::Permission(Permission::LocksBreak)),
     ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Need::Identity),
     ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Need::Identity),
     ("/grpc.health.v1.Health/Check", Need::Nothing),
@@ -135,40 +147,47 @@ impl Principal {
     }
 }
 
-/// How callers prove who they are. Each way is one variant, and gives a `Principal`: client certificates, service-account
-/// tokens and tokens of an identity provider have their place here.
+/// How callers prove who they are, by what each presents; it gives a `Principal`. Client certificates, service-account tokens
+/// and tokens of an identity provider have their place here.
+#[derive(Debug, Clone)]
+pub struct Authenticator {
+    tokens: Vec<StaticToken>,
+}
+
+/// One secret for one caller, for a workstation and for the update-service. Only its digest is kept.
 #[derive(Clone)]
-pub enum Authenticator {
-    /// One secret for one caller that may do everything, for a workstation. Only its digest is kept.
-    StaticToken { subject: String, digest: [u8; 32] },
+struct StaticToken {
+    digest: [u8; 32],
+    principal: Principal,
 }
 
 impl Authenticator {
     /// The text of a token file, and whose token it is; white space around it does not count. `None` when it is blank.
     pub fn static_token(text: &str, subject: &str) -> Option<Self> {
+        Self { tokens: Vec::new() }.and_token(text, subject, Permissions::All)
+    }
+
+    /// One more, for a caller that may do this only.
+    pub fn and_token(mut self, text: &str, subject: &str, permissions: Permissions) -> Option<Self> {
         let token = text.trim();
-        (!token.is_empty()).then(|| Self::StaticToken { subject: subject.to_owned(), digest: sha256(token) })
+        let principal = Principal { subject: subject.to_owned(), authentication: "token", permissions };
+        self.tokens.push(StaticToken { digest: sha256(token), principal });
+        (!token.is_empty()).then_some(self)
     }
 
     /// # Errors
     /// CREDENTIALS_MISSING, CREDENTIALS_INVALID.
     pub fn authenticate(&self, headers: &HeaderMap) -> Result<Principal, Box<Failure>> {
-        let presented = bearer(headers)?;
-        match self {
-            // Digests have one length, so that neither it nor the contents of the token show in the time this takes.
-            Self::StaticToken { subject, digest } if bool::from(sha256(presented).ct_eq(digest)) => {
-                Ok(Principal { subject: subject.clone(), authentication: "token", permissions: Permissions::All })
-            }
-            Self::StaticToken { .. } => Err(refused(Reason::CredentialsInvalid, "The token is not valid.")),
-        }
+        let presented = sha256(bearer(headers)?);
+        // Digests have one length, so that neither it nor the contents of a token show in the time this takes.
+        let known = self.tokens.iter().find(|token| bool::from(presented.ct_eq(&token.digest)));
+        known.map(|token| token.principal.clone()).ok_or_else(|| refused(Reason::CredentialsInvalid, "The token is not valid."))
     }
 }
 
-impl fmt::Debug for Authenticator {
+impl fmt::Debug for StaticToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::StaticToken { subject, .. } => f.debug_struct("StaticToken").field("subject", subject).finish_non_exhaustive(),
-        }
+        f.debug_struct("StaticToken").field("subject", &self.principal.subject).finish_non_exhaustive()
     }
 }
 

@@ -30,6 +30,8 @@ const MAX_CALLS: usize = 500;
 pub struct Gate {
     authenticator: Authenticator,
     stopping: CancellationToken,
+    /// The answer to calls that are not taken.
+    closed: fn() -> Status,
     places: Arc<Semaphore>,
     refused: Arc<Refused>,
 }
@@ -43,7 +45,15 @@ impl Gate {
         stopping: CancellationToken,
         refused: impl Fn(&Caller, Reason) + Send + Sync + 'static,
     ) -> Self {
-        Self { authenticator, stopping, places: Arc::new(Semaphore::new(MAX_CALLS)), refused: Arc::new(refused) }
+        let places = Arc::new(Semaphore::new(MAX_CALLS));
+        Self { authenticator, stopping, closed: draining, places, refused: Arc::new(refused) }
+    }
+
+    /// The gate of a service that has not started yet: it lets probes in and nobody else.
+    pub fn not_ready(authenticator: Authenticator) -> Self {
+        let gate = Self::new(authenticator, CancellationToken::new(), |_, _| {});
+        gate.stopping.cancel();
+        Self { closed: not_ready, ..gate }
     }
 
     /// Lets a call in, with its principal in the extensions; what is returned is held until it is answered.
@@ -53,7 +63,7 @@ impl Gate {
             return Ok(None);
         }
         if self.stopping.is_cancelled() {
-            return Err(draining());
+            return Err((self.closed)());
         }
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| overloaded())?;
         let path = method.map_or("", |(path, _)| path);
@@ -79,6 +89,11 @@ impl Gate {
 pub fn draining() -> Status {
     let failure = Failure::new(Reason::ServerDraining, "The service is stopping.");
     failure.retry_after(Duration::from_secs(5)).instructions("Call again in a moment.").into()
+}
+
+fn not_ready() -> Status {
+    let failure = Failure::new(Reason::ServerDraining, "The service is not ready yet.");
+    failure.retry_after(Duration::from_secs(5)).instructions("Call again in a moment; health tells when it is ready.").into()
 }
 
 fn overloaded() -> Status {
@@ -191,6 +206,18 @@ mod tests {
         let status = answer(&gate, call(GET, Some("letmein"))).await.unwrap();
         assert_eq!(status.code(), Code::Unavailable);
         assert!(status.get_details_retry_info().is_some());
+        assert!(answer(&gate, call("/grpc.health.v1.Health/Check", None)).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn p11_a_service_that_is_not_ready_yet_tells_every_caller_so_and_answers_probes() {
+        let gate = Gate::not_ready(Authenticator::static_token("letmein", "token:static").unwrap());
+        for token in [Some("letmein"), Some("another"), None] {
+            let status = answer(&gate, call(GET, token)).await.unwrap();
+            assert_eq!(status.code(), Code::Unavailable);
+            assert!(status.get_details_retry_info().is_some_and(|info| info.retry_delay.is_some()));
+            assert_eq!(reason(Some(status)), "SERVER_DRAINING");
+        }
         assert!(answer(&gate, call("/grpc.health.v1.Health/Check", None)).await.is_none());
     }
 

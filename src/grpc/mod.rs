@@ -9,6 +9,8 @@ mod backup_service;
 mod convert;
 mod gate;
 mod health;
+mod lock_client;
+mod lock_service;
 mod operation_service;
 pub mod proto;
 mod status;
@@ -16,15 +18,18 @@ mod status;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tracing::warn;
 
-pub use access::Authenticator;
+pub use access::{Authenticator, Permission, Permissions};
+pub use lock_client::RemoteLock;
 use proto::backup::audit_service_server::AuditServiceServer;
 use proto::backup::backup_service_server::BackupServiceServer;
 use proto::backup::operation_service_server::OperationServiceServer;
+use proto::lock::lock_service_server::LockServiceServer;
 
 use crate::operations::Holdfast;
 
@@ -59,7 +64,38 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 const MAX_CONNECTION_AGE: Duration = Duration::from_secs(30 * 60);
 const MAX_CONNECTION_GRACE: Duration = Duration::from_secs(10 * 60);
 /// How long calls may take to end once the service stops. A graceful shutdown has no end of its own (hyper #4170).
-const SHUTDOWN: Duration = Duration::from_secs(20);
+const SHUTDOWN: Duration = Duration::from_secs(5);
+/// The same for the calls of a server that is not ready, which are all short.
+const HANDOVER: Duration = Duration::from_secs(1);
+
+/// Serves before there is a `Holdfast`, until `started`: the process is alive and not ready, and every call is told so.
+///
+/// # Errors
+/// When the server cannot start.
+pub async fn serve_not_ready(
+    listener: TcpListener,
+    authenticator: Authenticator,
+    started: CancellationToken,
+) -> Result<(), Error> {
+    let (reporter, health) = health::start().await;
+    let router = server().layer(gate::Gate::not_ready(authenticator)).add_service(health.max_decoding_message_size(MAX_MESSAGE));
+    let end = {
+        let started = started.clone();
+        async move {
+            started.cancelled().await;
+            health::let_go(reporter).await;
+        }
+    };
+    let too_late = async {
+        started.cancelled().await;
+        tokio::time::sleep(HANDOVER).await;
+    };
+    tokio::select! {
+        end = router.serve_with_incoming_shutdown(incoming(listener), end) => end?,
+        () = too_late => {}
+    }
+    Ok(())
+}
 
 /// Serves until `holdfast` stops, and a little longer for the calls that are under way.
 ///
@@ -73,25 +109,18 @@ pub async fn serve(listener: TcpListener, holdfast: Holdfast, settings: Settings
     let backups = backup_service::Service { holdfast: holdfast.clone(), allow_plaintext_secrets };
     let operations = operation_service::Service { holdfast: holdfast.clone() };
     let events = audit_service::Service { holdfast: holdfast.clone() };
+    let locks = lock_service::Service { holdfast: holdfast.clone(), allow_plaintext_secrets };
     let witness = holdfast.clone();
-    let router = Server::builder()
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .http2_max_header_list_size(MAX_HEADERS)
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_connection_age(MAX_CONNECTION_AGE)
-        .max_connection_age_grace(MAX_CONNECTION_GRACE)
+    let router = server()
         .layer(gate::Gate::new(settings.authenticator, stopping.clone(), move |caller, reason| witness.refused(caller, reason)))
         .add_service(BackupServiceServer::new(backups).max_decoding_message_size(MAX_CHUNK_MESSAGE))
         .add_service(OperationServiceServer::new(operations).max_decoding_message_size(MAX_MESSAGE))
         .add_service(AuditServiceServer::new(events).max_decoding_message_size(MAX_MESSAGE))
+        .add_service(LockServiceServer::new(locks).max_decoding_message_size(MAX_MESSAGE))
         .add_service(health.max_decoding_message_size(MAX_MESSAGE))
         .add_service(v1.max_decoding_message_size(MAX_MESSAGE))
         .add_service(v1alpha.max_decoding_message_size(MAX_MESSAGE));
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(KEEPALIVE));
-    let server = router.serve_with_incoming_shutdown(incoming, health::follow(reporter, holdfast));
+    let server = router.serve_with_incoming_shutdown(incoming(listener), health::follow(reporter, holdfast));
     let too_late = async {
         stopping.cancelled().await;
         tokio::time::sleep(SHUTDOWN).await;
@@ -103,12 +132,30 @@ pub async fn serve(listener: TcpListener, holdfast: Holdfast, settings: Settings
     Ok(())
 }
 
+/// A server with the limits of all connections.
+fn server() -> Server {
+    Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .http2_max_header_list_size(MAX_HEADERS)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_connection_age(MAX_CONNECTION_AGE)
+        .max_connection_age_grace(MAX_CONNECTION_GRACE)
+}
+
+fn incoming(listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(KEEPALIVE))
+}
+
 /// Names of the services that are served and described: those that are in the table of `access`.
-fn served() -> [&'static str; 6] {
+fn served() -> [&'static str; 7] {
     [
         BackupServiceServer::<backup_service::Service>::NAME,
         OperationServiceServer::<operation_service::Service>::NAME,
         AuditServiceServer::<audit_service::Service>::NAME,
+        LockServiceServer::<lock_service::Service>::NAME,
         tonic_health::pb::health_server::SERVICE_NAME,
         tonic_reflection::pb::v1::server_reflection_server::SERVICE_NAME,
         tonic_reflection::pb::v1alpha::server_reflection_server::SERVICE_NAME,

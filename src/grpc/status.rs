@@ -40,6 +40,7 @@ pub fn published(reason: Reason) -> (Code, ErrorReason) {
         Reason::OperationInProgress => (Code::Aborted, ErrorReason::OperationInProgress),
         Reason::LeaseLost => (Code::Aborted, ErrorReason::LeaseLost),
         Reason::LockServiceUnavailable => (Code::Unavailable, ErrorReason::LockServiceUnavailable),
+        Reason::LockServiceUnusable => (Code::FailedPrecondition, ErrorReason::LockServiceUnusable),
         Reason::OperationNotCancellable => (Code::FailedPrecondition, ErrorReason::OperationNotCancellable),
         Reason::BackupInUse => (Code::FailedPrecondition, ErrorReason::BackupInUse),
         Reason::BackupNotReady => (Code::FailedPrecondition, ErrorReason::BackupNotReady),
@@ -130,6 +131,13 @@ impl From<Failure> for OperationError {
 /// The answer to a call that is in the contract and not in this version.
 pub fn not_served(method: &str) -> Status {
     with_reason(Code::Unimplemented, ErrorReason::NotServed, format!("{method} is not served by this version yet."))
+}
+
+/// For calls that only the host of the lock can answer.
+pub fn hosted_elsewhere() -> Status {
+    let message = "Another service hosts the maintenance lock of this installation: send this call to it. GetLock and WatchLock \
+                   are answered here as well.";
+    with_reason(Code::Unimplemented, ErrorReason::NotServed, message)
 }
 
 /// What the transport refused by itself, before a handler saw it, with a reason like every other error: a message that is

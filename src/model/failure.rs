@@ -31,6 +31,7 @@ pub enum Reason {
     OperationInProgress,
     LeaseLost,
     LockServiceUnavailable,
+    LockServiceUnusable,
     OperationNotCancellable,
     BackupInUse,
     BackupNotReady,

@@ -8,6 +8,7 @@ pub mod catalog;
 pub mod copy;
 pub mod event;
 pub mod failure;
+pub mod lock;
 pub mod manifest;
 pub mod name;
 pub mod notice;

@@ -81,7 +81,7 @@ impl Holdfast {
     async fn run_backup(&self, work: &Arc<Work>, about: &Operation, request: BackupRequest) -> Result<Outcome> {
         work.phase(Phase::Preparing, "Locks the tables and takes the snapshot.");
         let Made { backup, draft, notices } = self.make(work, about, request.trigger, &request.description).await?;
-        work.commit("Publishes the file.")?;
+        self.commit(work, "Publishes the file.").await?;
         let backup = self.publish(work, backup, draft).await?;
 
         work.phase(Phase::Finishing, "Gives up what is too old.");
@@ -185,36 +185,71 @@ impl Holdfast {
         Ok((manifest, notices, written))
     }
 
-    /// Catalog first, under the fence; then the name; then READY. A crash in between is finished or undone at the next
-    /// start, whichever the file says.
+    /// Catalog first, then the name and READY, all under the fence: nobody is granted the lock in between. A crash is finished
+    /// or undone at the next start, whichever the file says.
     pub(super) async fn publish(&self, work: &Work, backup: Backup, draft: Draft) -> Result<Backup> {
-        let parts = &self.0.parts;
-        parts.state.register(&backup, work.fencing_token()).await?;
-        let (folder, name) = (parts.folder.clone(), backup.file_name.clone());
-        if let Err(error) = work.blocking(move || folder.keep(draft, &name)).await? {
-            if let Err(error) = parts.state.forget_backup(&backup.id).await {
-                tracing::warn!(%error, backup = %backup.id, "the entry of a backup that was not made is removed later");
+        let (parts, token) = (&self.0.parts, work.fencing_token());
+        parts.state.register(&backup, token).await?;
+        let named = async {
+            let publication = parts.state.begin_publication(&backup.id, token).await?;
+            let (folder, name) = (parts.folder.clone(), backup.file_name.clone());
+            work.blocking(move || folder.keep(draft, &name)).await??;
+            Ok::<_, Error>(publication)
+        };
+        let committed = match named.await {
+            Ok(publication) => publication.commit().await,
+            Err(error) => {
+                if let Err(error) = parts.state.forget_backup(&backup.id, State::Creating).await {
+                    tracing::warn!(%error, backup = %backup.id, "the entry of a backup that was not made is removed later");
+                }
+                return Err(error);
             }
-            return Err(error.into());
-        }
-        // The file has its name: it is a backup, and only the database does not know yet.
-        while let Err(error) = parts.state.set_backup_state(&backup.id, State::Creating, State::Ready, "").await {
+        };
+        if let Err(error) = committed {
             tracing::warn!(%error, backup = %backup.id, "a new backup could not be entered yet");
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            self.enter(&backup, token).await?;
         }
         Ok(Backup { state: State::Ready, ..backup })
+    }
+
+    /// Enters a backup whose file has its name, and of which the database may not know yet. Asks until it is answered.
+    ///
+    /// # Errors
+    /// `Error::Lock` when the lock was lost meanwhile: neither the file nor the entry is left then.
+    async fn enter(&self, backup: &Backup, token: i64) -> Result<()> {
+        let parts = &self.0.parts;
+        loop {
+            let entered = async {
+                if parts.state.backup(&backup.id).await?.is_some_and(|stored| stored.backup.state == State::Ready) {
+                    return Ok(());
+                }
+                parts.state.begin_publication(&backup.id, token).await?.commit().await
+            };
+            match entered.await {
+                Ok(()) => return Ok(()),
+                Err(postgres::Error::FenceLost) => match parts.state.forget_backup(&backup.id, State::Creating).await {
+                    Ok(true) => {
+                        let (folder, name) = (parts.folder.clone(), backup.file_name.clone());
+                        super::blocking(move || folder.remove(&name)).await??;
+                        return Err(postgres::Error::FenceLost.into());
+                    }
+                    // Somebody entered it, taking this process for dead; or gave it up.
+                    Ok(false) => match parts.state.backup(&backup.id).await {
+                        Ok(Some(_)) => return Ok(()),
+                        Ok(None) => return Err(postgres::Error::FenceLost.into()),
+                        Err(error) => tracing::warn!(%error, backup = %backup.id, "a new backup could not be entered yet"),
+                    },
+                    Err(error) => tracing::warn!(%error, backup = %backup.id, "a new backup could not be entered yet"),
+                },
+                Err(error) => tracing::warn!(%error, backup = %backup.id, "a new backup could not be entered yet"),
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
     }
 
     pub(super) async fn check_volume(&self) -> Result<()> {
         let (folder, volume) = (self.0.parts.folder.clone(), self.0.volume);
         Ok(super::blocking(move || folder.check(volume)).await??)
-    }
-
-    pub(super) async fn lock_is_free(&self) -> Result<()> {
-        match self.0.parts.state.lease_holder().await? {
-            None => Ok(()),
-            Some(holder) => Err(Error::LockTaken(Box::new(holder))),
-        }
     }
 }
 

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
+use crate::model::lock::{Holder, NAME, Purpose};
 use crate::model::manifest::PassphraseNote;
 use crate::model::notice::{Notice, Severity};
 use crate::model::{BackupId, Failure, OperationId, Reason, ResourceName, schedule, secret};
-use crate::postgres::state::Taken;
 use crate::{archive, folder, lock, postgres};
 
 /// Everything that can go wrong, named for what a caller can know or do about it.
@@ -54,10 +54,8 @@ pub enum Error {
     NoSafetyBackup(Box<Error>),
     #[error("the schedule is disabled")]
     ScheduleDisabled,
-    #[error("{} holds the maintenance lock: {}", .0.holder_id, .0.reason)]
-    LockTaken(Box<Taken>),
     #[error(transparent)]
-    LeaseLost(#[from] lock::Lost),
+    Lock(#[from] lock::Error),
     #[error("the operation was cancelled")]
     Cancelled,
     #[error("the operation has gone too far to be cancelled")]
@@ -98,6 +96,15 @@ const SOON: Duration = Duration::from_secs(2);
 const LATER: Duration = Duration::from_secs(10);
 
 impl Error {
+    /// Whether to ask for the lock again may help.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Lock(error) => matches!(error, lock::Error::Held(_) | lock::Error::Draining | lock::Error::Unavailable(_)),
+            Self::Database(error) => error.passes(),
+            _ => false,
+        }
+    }
+
     /// What callers learn of it. Causes that only operators may see are logged here, once.
     pub fn failure(&self) -> Failure {
         let failure = |reason| Failure::new(reason, format!("{}.", sentence(&self.to_string())));
@@ -139,8 +146,7 @@ impl Error {
                 failure
             }
             Self::ScheduleDisabled => failure(Reason::ScheduleDisabled).subject("settings/schedule"),
-            Self::LockTaken(taken) => lock_taken(taken),
-            Self::LeaseLost(_) => failure(Reason::LeaseLost).instructions("Everything was rolled back. Start it again."),
+            Self::Lock(error) => lock(error, failure),
             Self::Cancelled => failure(Reason::CancelledByCaller),
             Self::NotCancellable(id) => failure(Reason::OperationNotCancellable).subject(operation(*id)),
             Self::Interrupted => failure(Reason::Interrupted).instructions("Start it again."),
@@ -210,6 +216,7 @@ fn database(error: &postgres::Error, failure: impl Fn(Reason) -> Failure) -> Fai
             tracing::warn!(error = error as &dyn std::error::Error, "the database does not answer");
             failure(Reason::DatabaseUnavailable).retry_after(LATER)
         }
+        Database::Pooled(_) => failure(Reason::DatabaseUnavailable).instructions("Let Holdfast connect to PostgreSQL directly."),
         Database::Mismatch(_) => failure(Reason::CatalogMismatch)
             .instructions("Make the catalog and the database fit each other; `holdfast serve` checks it at its start."),
         Database::Locked(_) => {
@@ -221,7 +228,11 @@ fn database(error: &postgres::Error, failure: impl Fn(Reason) -> Failure) -> Fai
         Database::NotExact { .. } => Failure { metadata: error.names(), ..failure(Reason::RestoreNotExact) },
         Database::Incompatible(_) => failure(Reason::BackupIncompatible)
             .instructions("Make the tables take what the file has, or restore with the version of the platform that it is of."),
-        Database::FenceLost => failure(Reason::LeaseLost).instructions("Everything was rolled back. Start it again."),
+        Database::FenceLost => lock(&lock::Error::Lost, failure),
+        Database::Updating => failure(Reason::SoftwareUpdateInProgress)
+            .with("lock", NAME)
+            .subject(NAME)
+            .instructions("Wait until the update has ended; it did not take the maintenance lock, but works in the database."),
         Database::TimedOut(_) => failure(Reason::OperationTimedOut),
         Database::Query(_) => {
             tracing::error!(error = error as &dyn std::error::Error, "PostgreSQL refused a statement");
@@ -230,22 +241,78 @@ fn database(error: &postgres::Error, failure: impl Fn(Reason) -> Failure) -> Fai
     }
 }
 
-fn lock_taken(taken: &Taken) -> Failure {
-    let own = matches!(taken.purpose.as_str(), "BACKUP" | "RESTORE");
+fn lock(error: &lock::Error, failure: impl Fn(Reason) -> Failure) -> Failure {
+    use lock::Error as Lock;
+    match error {
+        Lock::Held(holder) => held(holder),
+        Lock::Draining => {
+            let message = "The operation before this one was given up, and its last transaction is still being rolled back.";
+            Failure::new(Reason::OperationInProgress, message).subject(NAME).retry_after(LATER)
+        }
+        Lock::Lost => failure(Reason::LeaseLost).instructions("Everything was rolled back. Start it again."),
+        Lock::Unavailable(_) => {
+            tracing::warn!(error = error as &dyn std::error::Error, "the lock service does not answer");
+            failure(Reason::LockServiceUnavailable)
+                .subject(NAME)
+                .retry_after(LATER)
+                .instructions("Nothing was begun: without the lock a software update could run at the same time.")
+        }
+        Lock::Unusable(_) => {
+            tracing::error!(error = error as &dyn std::error::Error, "the lock service cannot be used");
+            failure(Reason::LockServiceUnusable).subject(NAME).instructions(
+                "Nothing was begun. Check the lock service, and the address and credentials that are configured for it.",
+            )
+        }
+        // Asked of the lock service only, which answers in its own words.
+        Lock::TokenMismatch | Lock::Elsewhere => Failure::new(Reason::Internal, "Something went wrong within Holdfast."),
+    }
+}
+
+/// Who has the lock, why, since when, until when, and what to do.
+fn held(holder: &Holder) -> Failure {
+    let own = holder.purpose.own();
     let reason = if own { Reason::OperationInProgress } else { Reason::SoftwareUpdateInProgress };
-    let (since, until) = (rfc3339(taken.acquire_time), rfc3339(taken.expire_time));
-    let message = format!("{} is at work since {since}: {}.", taken.holder_id, taken.reason);
+    let (since, until) = (rfc3339(holder.acquire_time), rfc3339(holder.expire_time));
+    let what = match holder.purpose {
+        Purpose::Backup => "A backup is running",
+        Purpose::Restore => "A restore is running",
+        Purpose::SoftwareUpdate => "A software update is running",
+        Purpose::Maintenance => "An administrator is at work",
+    };
+    let why = holder.reason.trim_end_matches('.');
+    let message = match (own, holder.stale) {
+        (true, _) => format!("{what} since {since}: {why}."),
+        (false, false) => {
+            format!("{what} since {since}, by {}: {why}. It has the lock until {until} unless it renews it.", holder.principal)
+        }
+        (false, true) => {
+            format!(
+                "{what} since {since}, by {}: {why}. It has not renewed the lock since {}, and keeps it.",
+                holder.principal,
+                rfc3339(holder.renew_time)
+            )
+        }
+    };
     let mut failure = Failure::new(reason, message)
-        .with("lock", "locks/platform-maintenance")
-        .with("holder", &taken.holder_id)
-        .with("holderReason", &taken.reason)
+        .with("lock", NAME)
+        .with("holder", &holder.principal)
+        .with("holderId", &holder.holder_id)
+        .with("holderReason", &holder.reason)
+        .with("purpose", holder.purpose.word())
         .with("acquireTime", since)
         .with("expireTime", until)
-        .subject("locks/platform-maintenance");
-    if let Some(id) = taken.operation {
-        failure = failure.with("operation", operation(id));
+        .with("stale", holder.stale)
+        .subject(NAME);
+    if !holder.operation.is_empty() {
+        failure = failure.with("operation", &holder.operation);
     }
-    if own { failure.retry_after(LATER) } else { failure }
+    match (own, holder.stale) {
+        (true, _) => failure.retry_after(LATER).instructions("Wait for its end, or call with lock_wait."),
+        (false, false) => failure.instructions("Wait for its end, or call with lock_wait."),
+        (false, true) => failure.instructions(
+            "Let the update-service take it up again. Only when the update is known to be over or given up: an administrator ends the hold with ForceReleaseLock.",
+        ),
+    }
 }
 
 fn passphrase(failure: Failure, note: Option<PassphraseNote>) -> Failure {

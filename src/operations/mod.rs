@@ -9,7 +9,9 @@ pub mod call;
 mod download;
 mod error;
 mod events;
+mod hold;
 mod in_use;
+mod locks;
 mod outbox;
 mod preview;
 mod proof;
@@ -29,17 +31,20 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use crate::folder::Folder;
+use crate::folder::{self, Folder};
+use crate::lock::Keeper;
 use crate::model::{Catalog, OperationId};
 use crate::postgres::Database;
 use crate::postgres::state::{State, System};
 use crate::webhook::Webhook;
 
 pub use error::Error;
+pub use locks::Hosted;
 pub use seal::SealKey;
 
 type Result<T> = std::result::Result<T, Error>;
@@ -55,6 +60,10 @@ pub struct Parts {
     pub folder: Folder,
     pub catalog: Catalog,
     pub seal_key: SealKey,
+    /// The maintenance lock, wherever it is hosted.
+    pub locks: Keeper,
+    /// The same, when this service hosts it for others.
+    pub hosted: Option<Hosted>,
     /// Longest time an operation may take, waiting for the lock left out.
     pub operation_timeout: Duration,
     /// Who is told of events.
@@ -68,15 +77,21 @@ struct Running {
     volume: Uuid,
     /// This process, as the owner of operations.
     instance: Uuid,
+    /// The same, for people who are told who holds the lock.
+    holder_id: String,
     works: work::Works,
     in_use: in_use::InUse,
     refusals: events::Refusals,
     transfers: Arc<Semaphore>,
     previews: Arc<Semaphore>,
     tasks: TaskTracker,
+    /// Restores that are committing.
+    commits: TaskTracker,
     stopping: CancellationToken,
 }
 
+/// How long the end of the service waits for what rolls back; a database that does not answer must not delay it for longer.
+const ROLL_BACK: Duration = Duration::from_secs(7);
 /// Most downloads at a time.
 const MAX_TRANSFERS: usize = 4;
 /// Most previews at a time: each holds a copy of what it looks at in the database.
@@ -94,17 +109,20 @@ impl Holdfast {
         let system = parts.state.system().await?;
         let volume = Self::volume(&parts, system).await?;
         let (refusals, waiting) = events::Refusals::new();
+        let instance = Uuid::new_v4();
         let running = Running {
             parts,
             system,
             volume,
-            instance: Uuid::new_v4(),
+            instance,
+            holder_id: format!("{}/{instance}", rustix::system::uname().nodename().to_string_lossy()),
             works: work::Works::default(),
             in_use: in_use::InUse::default(),
             refusals,
             transfers: Arc::new(Semaphore::new(MAX_TRANSFERS)),
             previews: Arc::new(Semaphore::new(MAX_PREVIEWS)),
             tasks: TaskTracker::new(),
+            commits: TaskTracker::new(),
             stopping: CancellationToken::new(),
         };
         let holdfast = Self(Arc::new(running));
@@ -117,30 +135,31 @@ impl Holdfast {
     }
 
     /// The id of the volume: that of its identity file, which must be the one that this system knows. The first start
-    /// gives both the same.
+    /// gives both the same; of several first starts at once one decides, and those with another folder learn it here.
     async fn volume(parts: &Parts, system: System) -> Result<Uuid> {
-        let id = match (system.volume, parts.folder.identity()?) {
-            (Some(known), _) => known,
-            (None, Some(found)) => found,
-            (None, None) => {
-                let id = Uuid::new_v4();
-                parts.folder.identify(id)?;
-                id
+        let id = match system.volume {
+            Some(known) => known,
+            None => {
+                if parts.folder.identity()?.is_none() {
+                    match parts.folder.identify(Uuid::new_v4()) {
+                        Ok(()) | Err(folder::Error::Exists) => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                let found = parts.folder.identity()?.ok_or(folder::Error::NotMounted)?;
+                parts.state.set_volume(found).await?
             }
         };
         parts.folder.check(id)?;
-        if system.volume.is_none() {
-            parts.state.set_volume(id).await?;
-        }
         Ok(id)
     }
 
-    /// Ready to work: database and volume answer.
-    pub async fn ready(&self) -> Result<()> {
-        let (folder, volume) = (self.0.parts.folder.clone(), self.0.volume);
-        self.0.parts.state.ping().await?;
-        blocking(move || folder.check(volume)).await??;
-        Ok(())
+    pub async fn database_answers(&self) -> Result<()> {
+        Ok(self.0.parts.state.ping().await?)
+    }
+
+    pub async fn volume_works(&self) -> Result<()> {
+        self.check_volume().await
     }
 
     /// Ends when the service is asked to stop; streams end with it.
@@ -148,12 +167,15 @@ impl Holdfast {
         self.0.stopping.clone()
     }
 
-    /// Stops: what can still be rolled back is, what is being committed is finished. Returns when nothing runs any more,
-    /// or after `limit`.
+    /// Stops: what can still be rolled back is, what is being committed is finished within `limit`. Returns when nothing runs
+    /// any more, or soon after: what then still runs, the next start ends.
     pub async fn stop(&self, limit: Duration) {
         self.0.stopping.cancel();
+        self.0.commits.close();
         self.0.tasks.close();
-        if tokio::time::timeout(limit, self.0.tasks.wait()).await.is_err() {
+        if timeout(limit, self.0.commits.wait()).await.is_err() {
+            tracing::warn!("a restore was still committing when the time to stop was over");
+        } else if timeout(ROLL_BACK, self.0.tasks.wait()).await.is_err() {
             tracing::warn!("operations were still running when the time to stop was over");
         }
     }

@@ -56,13 +56,19 @@ impl Holdfast {
                 tracing::warn!(%error, operation_id = %id, "an operation without an owner could not be ended yet");
             }
         }
+        self.tell_of_stale_lock().await?;
         Ok(state.finish_sequences(&self.0.parts.catalog).await?)
     }
 
     async fn end_orphan(&self, operation: Operation, transaction: Option<String>) -> Result<()> {
         let state = &self.0.parts.state;
+        // Before others may have the lock: should its owner live, it has nothing left that it could publish.
+        if operation.kind != Kind::Preview {
+            let (folder, id) = (self.0.parts.folder.clone(), operation.id);
+            super::blocking(move || folder.discard(id)).await??;
+        }
         // Waits for the last transaction of the dead owner, so that its outcome is settled.
-        state.end_lease_of(operation.id).await?;
+        self.let_go(&operation).await?;
         let outcome = match (operation.kind, transaction) {
             (Kind::Backup, _) => self.outcome_of_backup(&operation).await?,
             (Kind::Preview, _) => None,
@@ -72,9 +78,7 @@ impl Holdfast {
                     None => None,
                 };
                 if result.is_none() {
-                    let (folder, id) = (self.0.parts.folder.clone(), operation.id);
-                    super::blocking(move || folder.discard(id)).await??;
-                    self.discard_safety_backup(id).await?;
+                    self.discard_safety_backup(operation.id).await?;
                 }
                 result.map(|result| Outcome::Restore(Box::new(result)))
             }
@@ -87,9 +91,6 @@ impl Holdfast {
     }
 
     async fn outcome_of_backup(&self, operation: &Operation) -> Result<Option<Outcome>> {
-        let (folder, id) = (self.0.parts.folder.clone(), operation.id);
-        // Before the look at the file: from here its owner, should it live, cannot publish it any more.
-        super::blocking(move || folder.discard(id)).await??;
         let Some(Stored { backup, .. }) = self.0.parts.state.backup_of(operation.id).await? else { return Ok(None) };
         if !self.settle(&backup).await? {
             return Ok(None);
@@ -106,10 +107,13 @@ impl Holdfast {
         let published = super::blocking(move || folder.contains(&name)).await??;
         if published {
             parts.state.set_backup_state(&backup.id, State::Creating, State::Ready, "").await?;
+            // Entered now, or before; gone when its owner lived and took it back.
+            let stored = parts.state.backup(&backup.id).await?;
+            Ok(stored.is_some_and(|stored| stored.backup.state == State::Ready))
         } else {
-            parts.state.forget_backup(&backup.id).await?;
+            parts.state.forget_backup(&backup.id, State::Creating).await?;
+            Ok(false)
         }
-        Ok(published)
     }
 
     /// Finishes entries and deletions that were interrupted, and removes drafts that no operation writes any more.

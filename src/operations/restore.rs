@@ -89,7 +89,8 @@ impl Holdfast {
             safety_backup,
         };
         restore.record(&Event::of("", about).with("backup", backup_name(&request.backup))).await?;
-        work.commit("Commits.")?;
+        let committing = self.0.commits.token();
+        self.commit(work, "Commits.").await?;
         let transaction = restore.transaction().to_owned();
         let result = match restore
             .commit(&result, &end, &[Event::restored(about, &result).with("acknowledged", request.acknowledged.join(","))])
@@ -103,6 +104,7 @@ impl Holdfast {
             Err(error) => return Err(error.into()),
         };
 
+        drop(committing);
         work.phase(Phase::Finishing, "Raises the sequences, gives up old safety backups.");
         if let Err(error) = parts.state.finish_sequences(&parts.catalog).await {
             tracing::warn!(%error, "sequences could not be raised yet; it is tried again until they are");

@@ -60,13 +60,17 @@ impl Holdfast {
         let parts = &self.0.parts;
         let _removal = self.0.in_use.remove(id).ok_or_else(|| Error::BackupInUse(id.clone()))?;
         let Some(stored) = parts.state.backup(id).await? else { return Ok(()) };
+        // Readers in other processes.
+        if parts.state.is_read(id).await? {
+            return Err(Error::BackupInUse(id.clone()));
+        }
         let event = Event::new(kind, caller, backup_name(id)).with("fileName", &stored.backup.file_name);
         if state != State::Deleting && !parts.state.begin_deletion(id, state, &event).await? {
             return Err(Error::BackupInUse(id.clone()));
         }
         let (folder, name) = (parts.folder.clone(), stored.backup.file_name);
         super::blocking(move || folder.remove(&name)).await??;
-        parts.state.forget_backup(id).await?;
+        parts.state.forget_backup(id, State::Deleting).await?;
         Ok(())
     }
 }

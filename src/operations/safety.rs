@@ -27,7 +27,7 @@ impl Holdfast {
         };
         match made.await {
             Ok(backup) => Ok(backup.id),
-            Err(error @ (Error::Cancelled | Error::Interrupted | Error::LeaseLost(_) | Error::TimedOut)) => Err(error),
+            Err(error @ (Error::Cancelled | Error::Interrupted | Error::Lock(_) | Error::TimedOut)) => Err(error),
             Err(error) => Err(Error::NoSafetyBackup(Box::new(error))),
         }
     }

@@ -1,4 +1,4 @@
-//! The passphrase at rest: sealed with AES-256-GCM (NIST SP 800-38D) under a key from a mounted secret.
+//! Secrets at rest: sealed with AES-256-GCM (NIST SP 800-38D) under a key from a mounted secret.
 
 use std::fmt;
 
@@ -9,10 +9,14 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::model::Passphrase;
+use crate::model::lock::LeaseId;
 
 use super::{Error, Result};
 
-/// The key under which the passphrase rests. Shows nothing of itself.
+/// What the id of a lease is sealed for; a passphrase is sealed for a system and a generation.
+const LEASE: &[u8] = b"lease";
+
+/// The key under which secrets rest. Shows nothing of itself.
 #[derive(Clone)]
 pub struct SealKey(LessSafeKey);
 
@@ -28,28 +32,41 @@ impl SealKey {
         (secret.len() >= Self::MIN_BYTES).then(|| Self(LessSafeKey::new(key)))
     }
 
+    /// Seals the id of a lease, for the answer that is asked for again.
+    pub(super) fn seal_lease_id(&self, id: &LeaseId) -> Result<Vec<u8>> {
+        self.seal_bytes(id.bytes(), LEASE)
+    }
+
+    pub(super) fn open_lease_id(&self, sealed: &[u8]) -> Result<LeaseId> {
+        self.open_bytes(sealed, LEASE).and_then(|bytes| LeaseId::from_bytes(&bytes)).ok_or(Error::SealBroken)
+    }
+
     /// Seals a passphrase for one system and one generation; under others it does not open.
     pub(super) fn seal(&self, passphrase: &Passphrase, system: Uuid, generation: u32) -> Result<Vec<u8>> {
-        let mut nonce = [0; NONCE_LEN];
-        SystemRandom::new().fill(&mut nonce).map_err(|_| Error::Bug("the system has no random numbers"))?;
-        let mut sealed = passphrase.reveal().as_bytes().to_vec();
-        let bound = bound_to(system, generation);
-        let sealing = self.0.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(bound), &mut sealed);
-        sealing.map_err(|_| Error::Bug("a passphrase could not be sealed"))?;
-        Ok([&nonce[..], &sealed].concat())
+        self.seal_bytes(passphrase.reveal().as_bytes(), &bound_to(system, generation))
     }
 
     /// # Errors
     /// `Error::SealBroken`: another key, or not what was sealed.
     pub(super) fn open(&self, sealed: &[u8], system: Uuid, generation: u32) -> Result<Passphrase> {
-        let open = || {
-            let (nonce, sealed) = sealed.split_first_chunk::<NONCE_LEN>()?;
-            let mut sealed = Zeroizing::new(sealed.to_vec());
-            let bound = Aad::from(bound_to(system, generation));
-            let opened = self.0.open_in_place(Nonce::assume_unique_for_key(*nonce), bound, &mut sealed).ok()?;
-            Passphrase::new(std::str::from_utf8(opened).ok()?)
-        };
-        open().ok_or(Error::SealBroken)
+        let opened = self.open_bytes(sealed, &bound_to(system, generation));
+        opened.and_then(|bytes| Passphrase::new(std::str::from_utf8(&bytes).ok()?)).ok_or(Error::SealBroken)
+    }
+
+    fn seal_bytes(&self, secret: &[u8], bound_to: &[u8]) -> Result<Vec<u8>> {
+        let mut nonce = [0; NONCE_LEN];
+        SystemRandom::new().fill(&mut nonce).map_err(|_| Error::Bug("the system has no random numbers"))?;
+        let mut sealed = secret.to_vec();
+        let sealing = self.0.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(bound_to), &mut sealed);
+        sealing.map_err(|_| Error::Bug("a secret could not be sealed"))?;
+        Ok([&nonce[..], &sealed].concat())
+    }
+
+    fn open_bytes(&self, sealed: &[u8], bound_to: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        let (nonce, sealed) = sealed.split_first_chunk::<NONCE_LEN>()?;
+        let mut sealed = Zeroizing::new(sealed.to_vec());
+        let opened = self.0.open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(bound_to), &mut sealed).ok()?;
+        Some(Zeroizing::new(opened.to_vec()))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The backup file that a restore or a preview reads: opened once and checked before anything else, then loaded into staging
 //! tables. The one open file serves every pass, so that nobody can put another in its place.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::sync::Arc;
@@ -79,11 +80,12 @@ impl Holdfast {
         }
         let schema = parts.state.inspect(&parts.catalog).await?;
         // What undoes a restore replaces what that restore replaced; its foreign keys are checked all the same.
-        for name in chosen.iter().filter(|_| backup.trigger != Trigger::Safety) {
-            if let Some(missing) = schema.depends_on(name).iter().find(|needed| !chosen.contains(needed) && in_file(needed)) {
-                let problem = format!("{name} refers to {missing}: restore resources/{missing} with it");
-                return Err(Error::InvalidField { field: "resources", problem });
-            }
+        let whole = backup.trigger == Trigger::Safety;
+        let missing = if whole { Vec::new() } else { missing(&chosen, |name| schema.depends_on(name), in_file) };
+        if !missing.is_empty() {
+            let names: Vec<_> = missing.iter().map(|name| format!("resources/{name}")).collect();
+            let problem = format!("what was chosen refers to others: restore {} with it", names.join(", "));
+            return Err(Error::InvalidField { field: "resources", problem });
         }
         let drift = postgres::compatible(&schema, &manifest, &chosen)?;
         let notices = self.notices_about(&manifest, &kept).into_iter().chain(drift.iter().cloned()).collect();
@@ -173,6 +175,22 @@ impl Source {
             (_, Err(error)) => Err(error),
         }
     }
+}
+
+/// Resources that the chosen ones refer to, and those that these refer to, as far as the file has them.
+fn missing(
+    chosen: &[ResourceName],
+    depends_on: impl Fn(&ResourceName) -> BTreeSet<ResourceName>,
+    in_file: impl Fn(&ResourceName) -> bool,
+) -> Vec<ResourceName> {
+    let mut all = chosen.to_vec();
+    let mut next = 0;
+    while let Some(name) = all.get(next) {
+        let new: Vec<_> = depends_on(name).into_iter().filter(|needed| in_file(needed) && !all.contains(needed)).collect();
+        all.extend(new);
+        next += 1;
+    }
+    all.split_off(chosen.len())
 }
 
 /// Sends the pieces of a file, and returns its end record only when everything in it held and it is still the file that

@@ -17,10 +17,12 @@ use tokio_util::task::TaskTracker;
 
 use super::call::Caller;
 use super::{Error, Holdfast, Result, now};
+use crate::lock;
+use crate::lock::Held;
+use crate::model::lock::Holder;
 use crate::model::operation::{Kind, Operation, Outcome, Phase, Progress};
-use crate::model::{BackupId, OperationId};
-use crate::postgres::state::{Accepted, Alive, Grant, Request, Taken, Terms};
-use crate::{lock, postgres};
+use crate::model::{BackupId, Event, OperationId};
+use crate::postgres::state::{Accepted, Alive, Commit, Request};
 
 /// Operations that run in this process, so that a cancellation reaches them at once.
 #[derive(Default)]
@@ -54,13 +56,6 @@ struct WorkState {
     cause: Option<Error>,
 }
 
-/// A lease, and when it was asked for.
-#[derive(Clone, Copy)]
-pub struct Lease {
-    grant: Grant,
-    asked: Instant,
-}
-
 impl Work {
     fn new(operation: Operation) -> Self {
         let state = Mutex::new(WorkState { operation, cause: None });
@@ -75,8 +70,8 @@ impl Work {
         self.state().operation.id
     }
 
-    fn kind(&self) -> Kind {
-        self.state().operation.kind
+    pub fn operation(&self) -> Operation {
+        self.state().operation.clone()
     }
 
     pub fn fencing_token(&self) -> i64 {
@@ -115,7 +110,7 @@ impl Work {
     }
 
     /// From here the work only goes forward. Fails when it is to stop.
-    pub fn commit(&self, detail: &str) -> Result<()> {
+    fn commit(&self, detail: &str) -> Result<()> {
         let mut state = self.state();
         if let Some(cause) = state.cause.take() {
             return Err(cause);
@@ -169,18 +164,18 @@ impl Holdfast {
         F: Future<Output = Result<Outcome>> + Send + 'static,
     {
         self.accepting()?;
-        let lease = if lock_wait.is_zero() && operation.kind.exclusive() {
-            match self.acquire(&operation).await {
-                Ok(lease) => Some(lease),
-                Err(Error::LockTaken(taken)) => return self.earlier(&operation.caller, &request, taken).await,
-                Err(error) => return Err(error),
-            }
-        } else {
-            None
+        let held = match lock_wait.is_zero() {
+            true => match self.hold(&operation).await {
+                Err(Error::Lock(lock::Error::Held(holder))) => return self.earlier(&operation.caller, &request, holder).await,
+                held => held?,
+            },
+            false => None,
         };
         let accepted = self.0.parts.state.accept(&operation, self.0.instance, &request).await;
-        if let (Some(lease), false) = (lease, matches!(accepted, Ok(Accepted::New))) {
-            self.release(lease).await;
+        if let (Some(held), false) = (&held, matches!(accepted, Ok(Accepted::New)))
+            && let Err(error) = self.0.parts.locks.release(held).await
+        {
+            tracing::warn!(%error, "the maintenance lock could not be released; it is free when its lease is over");
         }
         match accepted? {
             Accepted::New => {}
@@ -192,17 +187,18 @@ impl Holdfast {
         let running = Arc::new(Work::new(operation));
         self.0.works.all().insert(accepted.id, running.clone());
         let holdfast = self.clone();
-        self.0.tasks.spawn(async move { holdfast.live(running, lease, lock_wait, work).await });
+        self.0.tasks.spawn(async move { holdfast.live(running, held, lock_wait, work).await });
         Ok(accepted)
     }
 
     /// The operation that has the lock, when it is that of an earlier call with the same `request_id`. Its row is written
     /// only after it got the lock.
-    async fn earlier(&self, caller: &str, request: &Request, taken: Box<Taken>) -> Result<Operation> {
+    async fn earlier(&self, caller: &str, request: &Request, holder: Box<Holder>) -> Result<Operation> {
+        let id = holder.operation.strip_prefix("operations/").and_then(|id| id.parse().ok());
         for _ in 0..20 {
-            let written = match taken.operation {
-                Some(id) => self.0.parts.state.operation(id).await?.is_some(),
-                None => true,
+            let written = match id {
+                Some(id) if holder.purpose.own() => self.0.parts.state.operation(id).await?.is_some(),
+                _ => true,
             };
             if let Some(operation) = self.known(caller, request).await? {
                 return Ok(operation);
@@ -212,10 +208,10 @@ impl Holdfast {
             }
             sleep(Duration::from_millis(100)).await;
         }
-        Err(Error::LockTaken(taken))
+        Err(lock::Error::Held(holder).into())
     }
 
-    async fn live<F>(self, work: Arc<Work>, lease: Option<Lease>, lock_wait: Duration, run: impl FnOnce(Arc<Work>) -> F)
+    async fn live<F>(self, work: Arc<Work>, held: Option<Held>, lock_wait: Duration, run: impl FnOnce(Arc<Work>) -> F)
     where
         F: Future<Output = Result<Outcome>> + Send + 'static,
     {
@@ -231,7 +227,7 @@ impl Holdfast {
             () = work.stop.cancelled() => Err(work.state().cause.take().unwrap_or(Error::Interrupted)),
             () = interrupted => Err(Error::Interrupted),
             () = self.tend(&work) => Err(Error::Bug("an operation was left alone")),
-            result = self.locked(&work, lease, lock_wait, run) => result,
+            result = self.locked(&work, held, lock_wait, run) => result,
         };
         work.blocking.close();
         if timeout(Duration::from_secs(60), work.blocking.wait()).await.is_err() {
@@ -253,27 +249,26 @@ impl Holdfast {
     async fn locked<F>(
         &self,
         work: &Arc<Work>,
-        lease: Option<Lease>,
+        held: Option<Held>,
         wait: Duration,
         run: impl FnOnce(Arc<Work>) -> F,
     ) -> Result<Outcome>
     where
         F: Future<Output = Result<Outcome>> + Send + 'static,
     {
-        let held = match lease {
-            None if work.kind().exclusive() => Some(self.wait_for_lock(work, wait).await?),
-            lease => lease,
+        let held = match held {
+            None => self.wait_for_lock(work, wait).await?,
+            held => held,
         };
         {
             let operation = &mut work.state().operation;
-            operation.fencing_token = held.map_or(0, |held| held.grant.fencing_token);
+            operation.fencing_token = held.as_ref().map_or(0, |held| held.lease.fencing_token);
             operation.start_time = Some(now());
             operation.phase = Phase::Preparing;
         }
-        let state = &self.0.parts.state;
         let keep = async {
-            match held {
-                Some(Lease { grant, asked }) => lock::keep(lock::TTL, asked, || state.renew_lease(grant, lock::TTL)).await,
+            match &held {
+                Some(held) => self.0.parts.locks.keep(held).await,
                 None => std::future::pending().await,
             }
         };
@@ -298,10 +293,24 @@ impl Holdfast {
         }
     }
 
+    /// From here an operation only goes forward, and whoever wants to cancel it is told so.
+    ///
+    /// # Errors
+    /// When it is to stop.
+    pub(super) async fn commit(&self, work: &Work, detail: &str) -> Result<()> {
+        work.commit(detail)?;
+        match self.0.parts.state.begin_commit(work.id(), self.0.instance).await? {
+            Commit::Go => Ok(()),
+            Commit::Cancelled => Err(Error::Cancelled),
+            Commit::Ended => Err(lock::Error::Lost.into()),
+        }
+    }
+
     /// Keeps the row of an operation fresh, and listens to who wants it to stop. Never ends by itself.
     async fn tend(&self, work: &Work) {
         const CHANGES: Duration = Duration::from_millis(250);
-        const HEARTBEAT: Duration = Duration::from_secs(2);
+        // A cancellation that came to another replica is heard of by the next one.
+        const HEARTBEAT: Duration = Duration::from_secs(1);
         let (mut written, mut last): (Option<Operation>, _) = (None, Instant::now());
         loop {
             sleep(CHANGES).await;
@@ -316,7 +325,7 @@ impl Holdfast {
                     }
                     (written, last) = (Some(operation), Instant::now());
                 }
-                Ok(Alive::No) => work.stop(lock::Lost.into()),
+                Ok(Alive::No) => work.stop(lock::Error::Lost.into()),
                 Err(error) => {
                     tracing::warn!(%error, operation_id = %operation.id, "the state of an operation could not be written")
                 }
@@ -327,6 +336,9 @@ impl Holdfast {
     /// Gives the lock back and writes how an operation ended, in this order. Tries until both are done: the caller must
     /// learn the truth. What the service could not write before it stops, the next one finds out.
     async fn end(&self, work: &Work, outcome: Outcome) {
+        /// More than the server gives a statement.
+        const ANSWER: Duration = Duration::from_secs(30);
+        const LAST_CHANCE: Duration = Duration::from_secs(3);
         let operation = {
             let operation = &mut work.state().operation;
             operation.phase = Phase::Done;
@@ -338,16 +350,21 @@ impl Holdfast {
             operation.outcome = Some(outcome);
             operation.clone()
         };
-        let mut tries = 0;
-        while let Err(error) = self.write_end(&operation).await {
-            tracing::warn!(%error, operation_id = %operation.id, "the outcome of an operation could not be written");
-            tries += u32::from(self.0.stopping.is_cancelled());
-            if tries > 5 {
-                return;
+        let write = async {
+            // A database that went silent in the middle of it is asked again.
+            while let Err(error) = timeout(ANSWER, self.write_end(&operation)).await.unwrap_or(Err(Error::TimedOut)) {
+                tracing::warn!(%error, operation_id = %operation.id, "the outcome of an operation could not be written");
+                sleep(Duration::from_secs(1)).await;
             }
-            sleep(Duration::from_secs(1)).await;
+        };
+        let given_up = async {
+            self.0.stopping.cancelled().await;
+            sleep(LAST_CHANCE).await;
+        };
+        tokio::select! {
+            () = write => tracing::info!(operation_id = %operation.id, "operation ended"),
+            () = given_up => tracing::warn!(operation_id = %operation.id, "the next start writes how the operation ended"),
         }
-        tracing::info!(operation_id = %operation.id, "operation ended");
     }
 
     async fn write_end(&self, operation: &Operation) -> Result<()> {
@@ -359,57 +376,9 @@ impl Holdfast {
                 discarded => discarded?,
             }
         }
-        // By the operation, not by the lease: an answer with a lease may have been lost.
-        self.0.parts.state.end_lease_of(operation.id).await?;
+        self.let_go(operation).await?;
         self.0.parts.state.report(operation, self.0.instance).await?;
         Ok(())
-    }
-
-    async fn wait_for_lock(&self, work: &Work, wait: Duration) -> Result<Lease> {
-        const POLL: Duration = Duration::from_millis(500);
-        let end = Instant::now() + wait;
-        let operation = work.state().operation.clone();
-        loop {
-            match self.acquire(&operation).await {
-                Err(Error::LockTaken(taken)) if Instant::now() + POLL < end => {
-                    work.phase(Phase::WaitingForLock, &format!("Waits for {}.", taken.holder_id));
-                    sleep(POLL).await;
-                }
-                Err(Error::Database(error @ (postgres::Error::Unavailable(_) | postgres::Error::Locked(_))))
-                    if Instant::now() + POLL < end =>
-                {
-                    tracing::warn!(%error, "the maintenance lock could not be asked for; it is tried again");
-                    sleep(POLL).await;
-                }
-                answer => return answer,
-            }
-        }
-    }
-
-    async fn acquire(&self, operation: &Operation) -> Result<Lease> {
-        let (purpose, reason) = match operation.kind {
-            Kind::Backup => ("BACKUP", "Backup"),
-            Kind::Restore => ("RESTORE", "Restore"),
-            Kind::Preview => ("PREVIEW", "Preview"),
-        };
-        let terms = Terms {
-            holder_id: format!("holdfast-{}", self.0.instance),
-            purpose,
-            reason: reason.to_owned(),
-            operation: operation.id,
-            ttl: lock::TTL,
-        };
-        let asked = Instant::now();
-        match self.0.parts.state.acquire_lease(&terms).await? {
-            Ok(grant) => Ok(Lease { grant, asked }),
-            Err(taken) => Err(Error::LockTaken(Box::new(taken))),
-        }
-    }
-
-    async fn release(&self, lease: Lease) {
-        if let Err(error) = self.0.parts.state.release_lease(lease.grant).await {
-            tracing::warn!(%error, "the maintenance lock could not be released; it is free when its lease is over");
-        }
     }
 
     pub async fn get_operation(&self, id: OperationId) -> Result<Operation> {
@@ -445,7 +414,8 @@ impl Holdfast {
 
     /// Asks an operation to stop. It has stopped when it is done.
     pub async fn cancel_operation(&self, caller: &Caller, id: OperationId) -> Result<()> {
-        if !self.0.parts.state.request_cancel(id).await? {
+        let event = Event::new("operation.cancel_requested", caller, format!("operations/{id}"));
+        if !self.0.parts.state.request_cancel(id, &Event { operation: Some(id), ..event }).await? {
             let operation = self.get_operation(id).await?;
             // Cancelling what has ended has the wanted effect already.
             return if operation.done() { Ok(()) } else { Err(Error::NotCancellable(id)) };

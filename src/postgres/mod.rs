@@ -2,10 +2,12 @@
 //!
 //! Nothing in PostgreSQL fails loudly by default, so every connection that moves data is one of its own with pinned
 //! settings ([`session`]), looks only after it has locked ([`snapshot`]), and changes a table only after everything was
-//! staged ([`restore`]). The service's own state ([`state`]) lives in the schema `holdfast`.
+//! staged ([`restore`]); and none may come from a pooler ([`direct`]). The service's own state ([`state`]) lives in the schema `holdfast`.
 
 mod apply;
+mod direct;
 mod drift;
+mod fence;
 mod park;
 mod queries;
 mod restore;
@@ -16,6 +18,7 @@ mod snapshot;
 mod stage;
 pub mod state;
 mod violations;
+mod watchdog;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,6 +30,7 @@ use zeroize::Zeroizing;
 use crate::model::TableName;
 
 pub use drift::compatible;
+pub use fence::Fencing;
 pub use restore::{Committed, Purpose, Restore};
 pub use schema::{Schema, Table};
 pub use snapshot::{Contents, Snapshot};
@@ -37,6 +41,8 @@ pub use state::State;
 pub enum Error {
     #[error("PostgreSQL does not answer")]
     Unavailable(#[source] sqlx::Error),
+    #[error("there is a pooler before PostgreSQL, and Holdfast needs sessions of its own ({0}); connect to PostgreSQL directly")]
+    Pooled(String),
     #[error("the database does not fit the catalog: {}", .0.join("; "))]
     Mismatch(Vec<String>),
     #[error("a table is locked by another session for too long{}", blocked_by(.0))]
@@ -51,6 +57,8 @@ pub enum Error {
     Incompatible(String),
     #[error("the maintenance lock was lost")]
     FenceLost,
+    #[error("a software update works in the database")]
+    Updating,
     #[error("the database took longer than it may")]
     TimedOut(#[source] sqlx::Error),
     /// The other end of a transfer is gone; it knows why.
@@ -81,7 +89,9 @@ impl From<sqlx::Error> for Error {
         let named = |name: Option<&str>| name.unwrap_or("?").to_owned();
         // SQLSTATE classes: PostgreSQL manual, appendix A.
         match &*code {
-            "57014" | "25P03" => Self::TimedOut(error),
+            "57014" => Self::TimedOut(error),
+            // The server ended a session that idled in its transaction: this process was paused.
+            "25P03" => Self::Unavailable(error),
             "55P03" | "40P01" => Self::Locked(Vec::new()),
             "42501" | "42P01" | "42703" | "3F000" => Self::Mismatch(vec![database.message().to_owned()]),
             code if code.starts_with("23") => Self::Constraint {
@@ -96,6 +106,8 @@ impl From<sqlx::Error> for Error {
             },
             code if code.starts_with("08")
                 || code.starts_with("57P")
+                // A standby, after a failover.
+                || code == "25006"
                 || code == "55000"
                 || code.starts_with("53")
                 || code.starts_with("28") =>
@@ -115,6 +127,30 @@ fn table_of(error: &PgDatabaseError) -> String {
 }
 
 impl Error {
+    /// Whether the same may work later although nobody changes anything: the server is not there, or too busy. Not when it
+    /// does not let us in.
+    pub fn passes(&self) -> bool {
+        match self {
+            Self::Unavailable(cause) | Self::CommitUnknown(cause) => match cause {
+                sqlx::Error::Database(database) => {
+                    let code = database.code().unwrap_or_default();
+                    !(code.starts_with("28") || code.starts_with("3D"))
+                }
+                sqlx::Error::Tls(_) | sqlx::Error::Configuration(_) => false,
+                _ => true,
+            },
+            Self::Locked(_) | Self::TimedOut(_) | Self::BrokenOff | Self::Updating => true,
+            Self::Mismatch(_)
+            | Self::Pooled(_)
+            | Self::Constraint { .. }
+            | Self::Referenced { .. }
+            | Self::NotExact { .. }
+            | Self::Incompatible(_)
+            | Self::FenceLost
+            | Self::Query(_) => false,
+        }
+    }
+
     /// Table and constraint that it is about, for programs.
     pub fn names(&self) -> BTreeMap<String, String> {
         let names = match self {
@@ -147,6 +183,7 @@ pub struct Database {
     ssl_mode: PgSslMode,
     root_certificate: Option<std::path::PathBuf>,
     logins: [Login; 3],
+    fencing: Fencing,
 }
 
 /// Name and password of a role.
@@ -165,7 +202,20 @@ impl Database {
         root_certificate: Option<&Path>,
         logins: [Login; 3],
     ) -> Self {
-        Self { host, port, name, ssl_mode, root_certificate: root_certificate.map(Path::to_owned), logins }
+        Self {
+            host,
+            port,
+            name,
+            ssl_mode,
+            root_certificate: root_certificate.map(Path::to_owned),
+            logins,
+            fencing: Fencing::Hosted,
+        }
+    }
+
+    /// The same, for a lock that another service may host.
+    pub fn fenced(self, fencing: Fencing) -> Self {
+        Self { fencing, ..self }
     }
 
     pub fn name(&self) -> &str {

@@ -12,19 +12,17 @@ use tokio::time::Instant;
 use self::short_way::Way;
 use super::apply;
 use super::drift::compatible;
+use super::fence;
 use super::rules::{self, Tables};
 use super::schema::Schema;
 use super::snapshot::locked_by;
 use super::stage::Staged;
 use super::violations::violations;
-use super::{Database, Error, Role, session};
+use super::{Database, Error, Role, session, watchdog};
 use crate::model::manifest::{SequenceState, TableEntry};
 use crate::model::notice::Severity;
 use crate::model::operation::ResourceChange;
 use crate::model::{Catalog, EndRecord, Event, Manifest, Notice, OperationId, Piece, ResourceName};
-
-/// A third of the server's patience with a session that idles in a transaction (`session`).
-const AWAKE: std::time::Duration = std::time::Duration::from_secs(20);
 
 /// A transaction that finds a table or a row locked tries again so often.
 const ATTEMPTS: u32 = 3;
@@ -76,12 +74,13 @@ impl Restore {
         chosen: &[ResourceName],
     ) -> Result<Self, Error> {
         let mut connection = session::connect(database, Role::Restore).await?;
+        watchdog::watch(database, &mut connection, operation).await?;
         match purpose {
             Purpose::Restore { fencing_token } => {
                 connection.execute(sqlx::raw_sql("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")).await?;
-                let fence = sqlx::query_scalar("SELECT holdfast.fence('platform-maintenance', $1)").bind(fencing_token);
-                if !fence.fetch_one(&mut connection).await? {
-                    return Err(Error::FenceLost);
+                fence::pass(&mut connection, database.fencing, fencing_token).await?;
+                if !sqlx::query_scalar(fence::NO_UPDATE).fetch_one(&mut connection).await? {
+                    return Err(Error::Updating);
                 }
             }
             // Temporary tables are all that it writes.
@@ -145,26 +144,23 @@ impl Restore {
         pieces: &mut mpsc::Receiver<Piece>,
         mut progress: impl FnMut(&TableEntry, u64),
     ) -> Result<(), Error> {
-        // So a service that is paused in the middle of a COPY keeps its locks for no longer than when it is paused elsewhere.
-        apply::execute(&mut self.connection, "SET LOCAL statement_timeout = '60s'".into()).await?;
         let mut awake = Instant::now();
-        let mut next = pieces.recv().await;
+        let mut next = session::awake_during(&mut self.connection, pieces.recv()).await?;
         while let Some(first) = next.take() {
             let passed_over = first.rows.is_empty() || self.way == Way::Proving;
             let Some(staged) = self.staged.get(first.table).and_then(Option::as_ref).filter(|_| !passed_over) else {
-                // A session that idles in its transaction is ended by the server, and passing over tables takes its time.
-                if awake.elapsed() > AWAKE {
+                // Passing over pieces takes its time, too.
+                if awake.elapsed() > session::AWAKE {
                     self.connection.execute(sqlx::raw_sql("SELECT")).await?;
                     awake = Instant::now();
                 }
-                next = pieces.recv().await;
+                next = session::awake_during(&mut self.connection, pieces.recv()).await?;
                 continue;
             };
-            // One COPY takes the pieces of a table that follow each other.
+            // One COPY takes the pieces of a table that follow each other: the end of each costs a round trip.
             next = staged.copy_in(&mut self.connection, first, pieces, &mut progress).await?;
             awake = Instant::now();
         }
-        apply::execute(&mut self.connection, "SET LOCAL statement_timeout = '2h'".into()).await?;
         for staged in self.staged.iter().flatten().filter(|staged| !staged.direct) {
             apply::execute(&mut self.connection, format!("ANALYZE {}", staged.stage())).await?;
         }
@@ -225,17 +221,9 @@ impl Restore {
         Ok(())
     }
 
-    /// Keeps the session from being ended as an idle one while `work` goes on elsewhere.
+    /// Keeps the transaction from being ended as an idle one while `work` goes on elsewhere.
     pub async fn awake_during<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Error> {
-        let mut work = std::pin::pin!(work);
-        loop {
-            tokio::select! {
-                done = &mut work => return Ok(done),
-                () = tokio::time::sleep(AWAKE) => {
-                    self.connection.execute(sqlx::raw_sql("SELECT")).await?;
-                }
-            }
-        }
+        session::awake_during(&mut self.connection, work).await
     }
 
     /// Makes the locked tables those of the file, and proves it. Tells what it did, and what somebody must know now.

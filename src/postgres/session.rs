@@ -4,6 +4,7 @@
 //! of a float), hide rows, or end a session; so each that matters is set here, on every such connection.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, Row};
 
@@ -11,6 +12,8 @@ use super::{Database, Error, Role};
 
 /// How long a statement waits for a lock on a table.
 pub const LOCK_TIMEOUT_SECONDS: u32 = 5;
+/// How long the server may take to let us in.
+pub const CONNECT: Duration = Duration::from_secs(10);
 
 /// Values of the settings. `SET` alone: the first SELECT of a transaction would fix its snapshot.
 const SETTINGS: &[(&str, &str)] = &[
@@ -39,19 +42,23 @@ const SETTINGS: &[(&str, &str)] = &[
     ("synchronous_commit", "on"),
     // COPY IN through the driver does not survive a flood of notices.
     ("client_min_messages", "error"),
-    // Bounded, so that a paused or vanished client holds locks for a while only.
     ("statement_timeout", "'2h'"),
-    ("idle_in_transaction_session_timeout", "'60s'"),
+    // A vanished or paused client loses its locks within 15 s: between statements by the first, when its machine is gone by
+    // the keepalives, when it does not take what it asked for by the last. Not in COPY FROM STDIN (`watchdog`); and what the
+    // server is busy with ends at its own pace.
+    ("idle_in_transaction_session_timeout", "'12s'"),
     ("tcp_keepalives_idle", "5"),
-    ("tcp_keepalives_interval", "5"),
+    ("tcp_keepalives_interval", "3"),
     ("tcp_keepalives_count", "3"),
-    ("tcp_user_timeout", "'15s'"),
+    ("tcp_user_timeout", "'10s'"),
 ];
+/// A third of the server's patience with a session that idles in a transaction.
+pub const AWAKE: Duration = Duration::from_secs(4);
 
 /// Connects as `role` for one piece of work. Refuses a server that is a standby, and a superuser.
 pub async fn connect(database: &Database, role: Role) -> Result<PgConnection, Error> {
     let options = database.options(role).disable_statement_logging().statement_cache_capacity(0);
-    let connect = tokio::time::timeout(std::time::Duration::from_secs(10), options.connect());
+    let connect = tokio::time::timeout(CONNECT, options.connect());
     let mut connection = connect.await.map_err(|_| Error::Unavailable(sqlx::Error::PoolTimedOut))?.map_err(Error::Unavailable)?;
     let server = connection.server_version_num().unwrap_or(0);
     let mut settings = String::new();
@@ -93,6 +100,19 @@ pub async fn connect(database: &Database, role: Role) -> Result<PgConnection, Er
 pub(super) fn superuser(database: &Database, role: Role) -> Error {
     let user = database.user(role);
     Error::Mismatch(vec![format!("role {user} is a superuser; use one of the roles of deploy/platform/roles.sql")])
+}
+
+/// Keeps the session from being ended as an idle one in its transaction while `work` goes on elsewhere.
+pub async fn awake_during<T>(connection: &mut PgConnection, work: impl Future<Output = T>) -> Result<T, Error> {
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return Ok(done),
+            () = tokio::time::sleep(AWAKE) => {
+                connection.execute(sqlx::raw_sql("SELECT")).await?;
+            }
+        }
+    }
 }
 
 /// Closes a connection in good order; whatever it still had open is rolled back by the server.

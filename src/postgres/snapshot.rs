@@ -12,7 +12,7 @@ use sqlx::{AssertSqlSafe, Executor, PgConnection, Row};
 use tokio::sync::mpsc;
 
 use super::schema::{Schema, Table};
-use super::{Database, Error, Role, session};
+use super::{Database, Error, Role, fence, session};
 use crate::model::copy::{BINARY_HEADER, BINARY_TRAILER};
 use crate::model::manifest::SequenceState;
 use crate::model::name::quoted;
@@ -63,6 +63,9 @@ impl Snapshot {
             return Err(locked_by(error.into(), &mut watcher, catalog).await);
         }
 
+        if !connection.fetch_one(sqlx::raw_sql(fence::NO_UPDATE)).await?.try_get::<bool, _>("no_update")? {
+            return Err(Error::Updating);
+        }
         let schema = Schema::inspect(&mut connection, catalog).await?;
         if let Some(table) =
             in_oid_order.iter().find(|locked| schema.table(&locked.name).is_none_or(|found| found.oid != locked.oid))
@@ -143,6 +146,7 @@ async fn copy_table(
     let mut rows = Rows::new(format);
     while let Some(message) = stream.try_next().await? {
         let Some(row) = rows.row(&message)? else { continue };
+        // While the volume is slow the server waits in its COPY, for as long as `tcp_user_timeout` lets it.
         if !piece.is_empty() && piece.len() + row.len() > PIECE_BYTES {
             let full = std::mem::replace(&mut piece, Vec::with_capacity(PIECE_BYTES));
             progress(table, full.len() as u64);
@@ -152,7 +156,9 @@ async fn copy_table(
     }
     // The stream ends without an error only after CommandComplete.
     progress(table, piece.len() as u64);
-    out.send(Piece { table: place, rows: piece, last: true }).await.map_err(|_| Error::BrokenOff)?;
+    drop(stream);
+    let last = out.send(Piece { table: place, rows: piece, last: true });
+    session::awake_during(connection, last).await?.map_err(|_| Error::BrokenOff)?;
     rows.finish()
 }
 

@@ -20,7 +20,7 @@ use crate::model::manifest::TableEntry;
 use crate::model::name::quoted;
 use crate::model::{CopyFormat, EndRecord, Piece};
 
-/// Bytes of one COPY. What it waits for is bounded by the time of a statement, also when this process is paused.
+/// Bytes of one COPY.
 const COPY_BYTES: usize = 32 << 20;
 
 /// A table of the file in a temporary table: not logged, seen by nobody else, gone with the transaction.

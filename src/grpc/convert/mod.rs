@@ -4,5 +4,6 @@
 pub mod backup;
 pub mod event;
 pub mod fields;
+pub mod lock;
 pub mod operation;
 pub mod settings;

@@ -2,11 +2,12 @@
 
 use chrono::{DateTime, Utc};
 use sqlx::types::Json;
+use sqlx::{PgConnection, Postgres, Transaction};
 
 use super::{State, events};
 use crate::model::backup::{Backup, State as BackupState};
 use crate::model::{BackupId, Event, OperationId};
-use crate::postgres::Error;
+use crate::postgres::{Error, fence};
 
 /// A backup with what the catalog adds.
 #[derive(Debug, Clone)]
@@ -30,23 +31,29 @@ impl State {
     /// `Error::FenceLost`: another holder may be at work, the file must not be published.
     pub async fn register(&self, backup: &Backup, fencing_token: i64) -> Result<(), Error> {
         let mut transaction = self.pool.begin().await?;
-        let fence = sqlx::query_scalar("SELECT fence('platform-maintenance', $1)").bind(fencing_token);
-        if !fence.fetch_one(&mut *transaction).await? {
-            return Err(Error::FenceLost);
-        }
+        fence::pass(&mut transaction, self.database.fencing, fencing_token).await?;
         let insert = sqlx::query("INSERT INTO backup (id, operation, state, body) VALUES ($1, $2, $3, $4)");
         let insert = insert.bind(backup.id.as_str()).bind(backup.operation.0).bind(word(backup.state)).bind(Json(backup));
         insert.execute(&mut *transaction).await?;
         Ok(transaction.commit().await?)
     }
 
+    /// Begins to make an entered backup READY, under the fence. Nobody is granted the lock before this has ended.
+    ///
+    /// # Errors
+    /// `Error::FenceLost`: another holder may be at work, or the entry is gone; the file must not be published.
+    pub async fn begin_publication(&self, id: &BackupId, fencing_token: i64) -> Result<Publication, Error> {
+        let mut transaction = self.pool.begin().await?;
+        fence::pass(&mut transaction, self.database.fencing, fencing_token).await?;
+        if !set_state(&mut transaction, id, BackupState::Creating, BackupState::Ready, "").await? {
+            return Err(Error::FenceLost);
+        }
+        Ok(Publication(transaction))
+    }
+
     /// Moves a backup from one state to another. False: it was not in that state.
     pub async fn set_backup_state(&self, id: &BackupId, from: BackupState, to: BackupState, detail: &str) -> Result<bool, Error> {
-        let update = "UPDATE backup SET state = $3, revision = revision + 1,
-                             body = body || jsonb_build_object('state', $3::text, 'state_detail', $4::text)
-                      WHERE id = $1 AND state = $2";
-        let update = sqlx::query(update).bind(id.as_str()).bind(word(from)).bind(word(to)).bind(detail);
-        Ok(update.execute(&self.pool).await?.rows_affected() == 1)
+        set_state(&mut *self.pool.acquire().await?, id, from, to, detail).await
     }
 
     /// Begins to delete a backup that is in this state, and tells of it: from here its deletion is finished whatever happens.
@@ -65,10 +72,10 @@ impl State {
         Ok(begun)
     }
 
-    /// Takes a backup out of the catalog.
-    pub async fn forget_backup(&self, id: &BackupId) -> Result<(), Error> {
-        sqlx::query("DELETE FROM backup WHERE id = $1").bind(id.as_str()).execute(&self.pool).await?;
-        Ok(())
+    /// Takes a backup out of the catalog. False: it was not in that state.
+    pub async fn forget_backup(&self, id: &BackupId, from: BackupState) -> Result<bool, Error> {
+        let delete = sqlx::query("DELETE FROM backup WHERE id = $1 AND state = $2").bind(id.as_str()).bind(word(from));
+        Ok(delete.execute(&self.pool).await?.rows_affected() == 1)
     }
 
     pub async fn backup(&self, id: &BackupId) -> Result<Option<Stored>, Error> {
@@ -87,6 +94,29 @@ impl State {
         let query = "SELECT body, sequence, register_time, revision FROM backup WHERE operation = $1";
         Ok(sqlx::query_as::<_, Row>(query).bind(operation.0).fetch_optional(&self.pool).await?.map(stored))
     }
+}
+
+/// A backup that is about to be READY. Dropped, it is not.
+pub struct Publication(Transaction<'static, Postgres>);
+
+impl Publication {
+    pub async fn commit(self) -> Result<(), Error> {
+        Ok(self.0.commit().await?)
+    }
+}
+
+async fn set_state(
+    connection: &mut PgConnection,
+    id: &BackupId,
+    from: BackupState,
+    to: BackupState,
+    detail: &str,
+) -> Result<bool, Error> {
+    let update = "UPDATE backup SET state = $3, revision = revision + 1,
+                         body = body || jsonb_build_object('state', $3::text, 'state_detail', $4::text)
+                  WHERE id = $1 AND state = $2";
+    let update = sqlx::query(update).bind(id.as_str()).bind(word(from)).bind(word(to)).bind(detail);
+    Ok(update.execute(connection).await?.rows_affected() == 1)
 }
 
 fn word(state: BackupState) -> &'static str {

@@ -1,111 +1,304 @@
-//! The maintenance lock as rows: one for each grant, a counter that only grows, times by the database's clock.
+//! The maintenance lock as rows: one for each grant, a counter that only grows, times by the database's clock. Every change
+//! of the lock is one event, in the transaction that makes it.
+//!
+//! A lease is taken from its holder by deleting its row, and the fence of a protected transaction locks that row: nobody is
+//! granted the lock before the last transaction of the holder before has ended, and no other can begin.
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use uuid::Uuid;
+use sqlx::postgres::PgRow;
+use sqlx::types::Json;
+use sqlx::{PgConnection, Postgres, Row, Transaction};
 
-use super::State;
-use crate::model::OperationId;
+use super::{State, events};
+use crate::model::Event;
+use crate::model::event::Caller;
+use crate::model::lock::{
+    self, ExpiryPolicy, HOLDFAST, Holder, Lease, LeaseId, Lock, PLATFORM_MAINTENANCE as LOCK, Purpose, Terms,
+};
 use crate::postgres::Error;
 
-const LOCK: &str = "platform-maintenance";
+/// A software update that waits says so again before this is over.
+const WAITING: Duration = Duration::from_secs(3);
 
-/// Who wants the lock, and for what.
-#[derive(Debug, Clone)]
-pub struct Terms {
-    pub holder_id: String,
-    pub purpose: &'static str,
-    pub reason: String,
-    pub operation: OperationId,
-    pub ttl: Duration,
+/// What `Present::read` reads.
+macro_rules! columns {
+    () => {
+        "principal, holder_id, purpose, reason, operation, fencing_token, acquire_time, renew_time, expire_time, expiry_policy, \
+         request_id, sealed_id, revoked, expire_time < clock_timestamp() AS over"
+    };
 }
 
-/// A lease. `lease_id` is the secret that renews and releases it.
-#[derive(Debug, Clone, Copy)]
-pub struct Grant {
-    pub fencing_token: i64,
-    pub lease_id: Uuid,
+const PRESENT: &str = concat!("SELECT ", columns!(), " FROM lease WHERE lock_name = $1");
+
+/// What became of a request for the lock.
+pub enum Asked<'a> {
+    Free(Grant<'a>),
+    /// An earlier request with the same `request_id` got this lease, and has it still. Extended; the id is sealed.
+    Known {
+        fencing_token: i64,
+        sealed_id: Vec<u8>,
+        expire_time: DateTime<Utc>,
+    },
+    Taken(Holder),
+    /// The lease of the holder before is over; its last transaction is not.
+    Draining,
 }
 
-/// Who has the lock.
-#[derive(Debug, Clone)]
-pub struct Holder {
-    pub holder_id: String,
-    pub purpose: String,
-    pub reason: String,
-    pub operation: Option<OperationId>,
-    pub acquire_time: DateTime<Utc>,
-    pub expire_time: DateTime<Utc>,
+/// The lock, free for the one who asked. Dropped, nothing has happened.
+pub struct Grant<'a> {
+    transaction: Transaction<'a, Postgres>,
+    /// Operation of this service that the lock was taken from, if it was: `operations/...`.
+    pub evicted: Option<String>,
 }
 
-/// The answer to a holder who asks for what another has.
-pub type Taken = Holder;
-
-type Row = (String, String, String, Option<Uuid>, DateTime<Utc>, DateTime<Utc>);
-
-fn holder((holder_id, purpose, reason, operation, acquire_time, expire_time): Row) -> Holder {
-    Holder { holder_id, purpose, reason, operation: operation.map(OperationId), acquire_time, expire_time }
+struct Present {
+    holder: Holder,
+    request_id: String,
+    sealed_id: Vec<u8>,
+    revoked: bool,
+    over: bool,
 }
 
-fn hash(lease_id: Uuid) -> Vec<u8> {
-    ring::digest::digest(&ring::digest::SHA256, lease_id.as_bytes()).as_ref().to_vec()
+impl Present {
+    fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let over: bool = row.try_get("over")?;
+        let hold = row.try_get::<&str, _>("expiry_policy")? == ExpiryPolicy::Hold.word();
+        let holder = Holder {
+            principal: row.try_get("principal")?,
+            holder_id: row.try_get("holder_id")?,
+            purpose: Purpose::parse(row.try_get("purpose")?).unwrap_or(Purpose::Maintenance),
+            reason: row.try_get("reason")?,
+            operation: row.try_get("operation")?,
+            fencing_token: row.try_get("fencing_token")?,
+            acquire_time: row.try_get("acquire_time")?,
+            renew_time: row.try_get("renew_time")?,
+            expire_time: row.try_get("expire_time")?,
+            expiry_policy: if hold { ExpiryPolicy::Hold } else { ExpiryPolicy::Release },
+            stale: over && hold,
+        };
+        let (request_id, sealed_id) = (row.try_get("request_id")?, row.try_get("sealed_id")?);
+        Ok(Self { holder, request_id, sealed_id, revoked: row.try_get("revoked")?, over })
+    }
+
+    /// Whether others than the holder itself may have the lock.
+    fn ended(&self) -> bool {
+        self.revoked || (self.over && self.holder.expiry_policy == ExpiryPolicy::Release)
+    }
+
+    /// Whether these terms are those of the holder, come back to its own stale hold.
+    fn resumed_by(&self, terms: &Terms) -> bool {
+        self.holder.stale && self.holder.principal == terms.principal && self.holder.holder_id == terms.holder_id
+    }
+
+    fn granted_to(&self, terms: &Terms) -> bool {
+        let same = self.holder.principal == terms.principal && self.request_id == terms.request_id;
+        same && !terms.request_id.is_empty() && !self.over && !self.revoked
+    }
+}
+
+/// What is told of a change of the lock.
+fn event(kind: &str, caller: &Caller, holder: &Holder) -> Event {
+    let event = Event::new(kind, caller, lock::NAME)
+        .with("holder", &holder.principal)
+        .with("holderId", &holder.holder_id)
+        .with("purpose", holder.purpose.word())
+        .with("holderReason", &holder.reason)
+        .with("fencingToken", holder.fencing_token);
+    let operation = holder.operation.strip_prefix("operations/").and_then(|id| id.parse().ok());
+    Event { operation, ..event }
+}
+
+async fn changed(connection: &mut PgConnection, event: &Event) -> Result<(), Error> {
+    events::write(connection, [event]).await?;
+    let update = "UPDATE lock SET update_time = clock_timestamp() WHERE lock_name = $1";
+    sqlx::query(update).bind(LOCK).execute(connection).await?;
+    Ok(())
+}
+
+/// Whether a row was locked by another transaction (55P03) when nobody wanted to wait for it.
+fn locked(error: &Error) -> bool {
+    matches!(error, Error::Locked(_))
 }
 
 impl State {
-    /// Takes the lock, unless somebody has it.
-    pub async fn acquire_lease(&self, terms: &Terms) -> Result<Result<Grant, Taken>, Error> {
+    /// Asks for the lock. Whoever is answered `Free` has yet to take it.
+    pub async fn ask_for_lock(&self, terms: &Terms) -> Result<Asked<'static>, Error> {
         let mut transaction = self.pool.begin().await?;
-        sqlx::query("SELECT 1 FROM lock WHERE lock_name = $1 FOR UPDATE").bind(LOCK).execute(&mut *transaction).await?;
-        // Waits for the last transaction of a holder whose time is over: the fence of that transaction locks the row.
-        let expire = "DELETE FROM lease WHERE lock_name = $1 AND expiry_policy = 'RELEASE' AND expire_time < clock_timestamp()";
-        sqlx::query(expire).bind(LOCK).execute(&mut *transaction).await?;
-        let query = "SELECT holder_id, purpose, reason, operation, acquire_time, expire_time FROM lease WHERE lock_name = $1";
-        if let Some(row) = sqlx::query_as::<_, Row>(query).bind(LOCK).fetch_optional(&mut *transaction).await? {
-            transaction.commit().await?;
-            return Ok(Err(holder(row)));
+        let of_lock =
+            "SELECT waiting, coalesce(waiting_until > clock_timestamp(), false) FROM lock WHERE lock_name = $1 FOR UPDATE";
+        let of_lock = sqlx::query_as::<_, (Option<Json<Holder>>, bool)>(of_lock).bind(LOCK);
+        let (waiting, waits) = of_lock.fetch_one(&mut *transaction).await?;
+        let present = sqlx::query(PRESENT).bind(LOCK).fetch_optional(&mut *transaction).await?;
+        let mut evicted = None;
+        match present.as_ref().map(Present::read).transpose()? {
+            None => {}
+            Some(present) if present.granted_to(terms) => {
+                let token = present.holder.fencing_token;
+                let extend = "UPDATE lease SET renew_time = clock_timestamp(), expire_time = clock_timestamp() + make_interval(secs => $3),
+                                     ttl = make_interval(secs => $3)
+                              WHERE lock_name = $1 AND fencing_token = $2 RETURNING expire_time";
+                let extend = sqlx::query_scalar(extend).bind(LOCK).bind(token).bind(terms.ttl.as_secs_f64());
+                let expire_time = extend.fetch_one(&mut *transaction).await?;
+                transaction.commit().await?;
+                return Ok(Asked::Known { fencing_token: token, sealed_id: present.sealed_id, expire_time });
+            }
+            Some(present) if !present.ended() && !present.resumed_by(terms) => return Ok(Asked::Taken(present.holder)),
+            Some(present) => {
+                let seize = "SELECT FROM lease WHERE lock_name = $1 FOR UPDATE NOWAIT";
+                match sqlx::query(seize).bind(LOCK).execute(&mut *transaction).await.map_err(Error::from) {
+                    Err(error) if locked(&error) => return Ok(Asked::Draining),
+                    seized => seized?,
+                };
+                sqlx::query("DELETE FROM lease WHERE lock_name = $1").bind(LOCK).execute(&mut *transaction).await?;
+                if !present.revoked {
+                    let told = event("lock.expired", &Caller::internal("lock"), &present.holder);
+                    changed(&mut transaction, &told).await?;
+                }
+                evicted = (present.holder.principal == HOLDFAST).then_some(present.holder.operation);
+            }
         }
-        let count = "UPDATE lock SET fencing_counter = fencing_counter + 1 WHERE lock_name = $1 RETURNING fencing_counter";
-        let fencing_token: i64 = sqlx::query_scalar(count).bind(LOCK).fetch_one(&mut *transaction).await?;
-        let lease_id = Uuid::new_v4();
-        let insert = "INSERT INTO lease (lock_name, fencing_token, lease_id_hash, holder_id, purpose, reason, operation, expiry_policy, expire_time)
-                      VALUES ($1, $2, $3, $4, $5, $6, $7, 'RELEASE', clock_timestamp() + make_interval(secs => $8))";
-        let insert =
-            sqlx::query(insert).bind(LOCK).bind(fencing_token).bind(hash(lease_id)).bind(&terms.holder_id).bind(terms.purpose);
-        let insert = insert.bind(&terms.reason).bind(terms.operation.0).bind(terms.ttl.as_secs_f64());
-        insert.execute(&mut *transaction).await?;
-        transaction.commit().await?;
-        Ok(Ok(Grant { fencing_token, lease_id }))
+        match waiting {
+            Some(Json(update)) if waits && terms.purpose.own() => Ok(Asked::Taken(update)),
+            _ => Ok(Asked::Free(Grant { transaction, evicted })),
+        }
     }
 
-    /// Extends a lease by `ttl` from now. False: it is over and somebody else may hold the lock.
-    pub async fn renew_lease(&self, grant: Grant, ttl: Duration) -> Result<bool, Error> {
-        let update =
-            "UPDATE lease SET renew_time = clock_timestamp(), expire_time = clock_timestamp() + make_interval(secs => $4)
-                      WHERE lock_name = $1 AND fencing_token = $2 AND lease_id_hash = $3";
-        let update = sqlx::query(update).bind(LOCK).bind(grant.fencing_token).bind(hash(grant.lease_id)).bind(ttl.as_secs_f64());
-        Ok(update.execute(&self.pool).await?.rows_affected() == 1)
-    }
-
-    /// Gives the lock back. A lease that is over already is no error.
-    pub async fn release_lease(&self, grant: Grant) -> Result<(), Error> {
-        let delete = "DELETE FROM lease WHERE lock_name = $1 AND fencing_token = $2 AND lease_id_hash = $3";
-        sqlx::query(delete).bind(LOCK).bind(grant.fencing_token).bind(hash(grant.lease_id)).execute(&self.pool).await?;
+    /// Notes that a software update waits for the lock: until it has it, or stops to say so, no backup or restore begins.
+    pub async fn note_waiting(&self, terms: &Terms) -> Result<(), Error> {
+        let update = "UPDATE lock SET waiting_until = clock_timestamp() + make_interval(secs => $2),
+                             waiting = CASE WHEN waiting_until > clock_timestamp() AND waiting->>'holder_id' = $4 THEN waiting
+                                            ELSE $3 || jsonb_build_object('acquire_time', clock_timestamp(), 'renew_time', clock_timestamp(),
+                                                                          'expire_time', clock_timestamp()) END
+                      WHERE lock_name = $1";
+        let holder = terms.holder(0, DateTime::UNIX_EPOCH, DateTime::UNIX_EPOCH);
+        let update = sqlx::query(update).bind(LOCK).bind(WAITING.as_secs_f64()).bind(Json(holder)).bind(&terms.holder_id);
+        update.execute(&self.pool).await?;
         Ok(())
     }
 
-    /// Ends the lease of an operation. Waits for its last transaction, and for a request for the lock that is under way.
-    pub async fn end_lease_of(&self, operation: OperationId) -> Result<(), Error> {
+    /// Extends a lease, by the time it was granted for unless another is named. `None`: it is over and somebody else was
+    /// granted the lock, or it was taken away.
+    pub async fn renew_lease(&self, id: &LeaseId, ttl: Option<Duration>, reason: Option<&str>) -> Result<Option<Lease>, Error> {
+        let update = "UPDATE lease SET renew_time = clock_timestamp(), ttl = coalesce(make_interval(secs => $3), ttl),
+                             expire_time = clock_timestamp() + coalesce(make_interval(secs => $3), ttl),
+                             reason = coalesce($4, reason), told_stale = false
+                      WHERE lock_name = $1 AND lease_id_hash = $2 AND NOT revoked
+                      RETURNING fencing_token, extract(epoch FROM ttl)::float8 AS ttl, expire_time";
+        let update = sqlx::query(update).bind(LOCK).bind(id.hash()).bind(ttl.map(|ttl| ttl.as_secs_f64())).bind(reason);
+        let Some(row) = update.fetch_optional(&self.pool).await? else { return Ok(None) };
+        let lease = Lease {
+            id: id.clone(),
+            fencing_token: row.try_get("fencing_token")?,
+            ttl: Duration::try_from_secs_f64(row.try_get("ttl")?).unwrap_or_default(),
+            expire_time: row.try_get("expire_time")?,
+        };
+        Ok(Some(lease))
+    }
+
+    /// Gives the lock back. Waits for the transactions of its holder. A lease that is over already is no error.
+    pub async fn release_lease(&self, id: &LeaseId, caller: &Caller) -> Result<(), Error> {
+        self.end_lease(Some(id.hash()), None, caller).await
+    }
+
+    /// Gives back the lock that was granted for an operation of this service, if it was.
+    pub async fn end_lease_of(&self, operation: &str, caller: &Caller) -> Result<(), Error> {
+        // Waits for a request for the lock that is under way.
         sqlx::query("SELECT 1 FROM lock WHERE lock_name = $1 FOR UPDATE").bind(LOCK).execute(&self.pool).await?;
-        let delete = "DELETE FROM lease WHERE lock_name = $1 AND operation = $2 AND expiry_policy = 'RELEASE'";
-        sqlx::query(delete).bind(LOCK).bind(operation.0).execute(&self.pool).await?;
-        Ok(())
+        self.end_lease(None, Some(operation.to_owned()), caller).await
     }
 
-    /// Who has the lock at present.
-    pub async fn lease_holder(&self) -> Result<Option<Holder>, Error> {
-        let query = "SELECT holder_id, purpose, reason, operation, acquire_time, expire_time FROM lease
-                     WHERE lock_name = $1 AND NOT (expiry_policy = 'RELEASE' AND expire_time < clock_timestamp())";
-        Ok(sqlx::query_as::<_, Row>(query).bind(LOCK).fetch_optional(&self.pool).await?.map(holder))
+    async fn end_lease(&self, hash: Option<Vec<u8>>, operation: Option<String>, caller: &Caller) -> Result<(), Error> {
+        let mut transaction = self.pool.begin().await?;
+        let delete = concat!(
+            "DELETE FROM lease
+             WHERE lock_name = $1 AND (lease_id_hash = $2 OR (operation = $3 AND principal = $4)) RETURNING ",
+            columns!()
+        );
+        let delete = sqlx::query(delete).bind(LOCK).bind(hash).bind(operation).bind(HOLDFAST);
+        if let Some(row) = delete.fetch_optional(&mut *transaction).await? {
+            let present = Present::read(&row)?;
+            if !present.revoked {
+                changed(&mut transaction, &event("lock.released", caller, &present.holder)).await?;
+            }
+        }
+        Ok(transaction.commit().await?)
+    }
+
+    /// Takes the lock away from the holder of this token. False: no present holder has it. Its last transaction may still
+    /// have to end before anybody else is granted the lock.
+    pub async fn revoke_lease(&self, fencing_token: i64, caller: &Caller, reason: &str) -> Result<bool, Error> {
+        let mut transaction = self.pool.begin().await?;
+        let present = concat!(
+            "SELECT ",
+            columns!(),
+            " FROM lease WHERE lock_name = $1 AND fencing_token = $2 AND NOT revoked FOR NO KEY UPDATE"
+        );
+        let present = sqlx::query(present).bind(LOCK).bind(fencing_token);
+        let Some(row) = present.fetch_optional(&mut *transaction).await? else { return Ok(false) };
+        let present = Present::read(&row)?;
+        if present.ended() {
+            return Ok(false);
+        }
+        let revoke = "UPDATE lease SET revoked = true WHERE lock_name = $1 AND fencing_token = $2";
+        sqlx::query(revoke).bind(LOCK).bind(fencing_token).execute(&mut *transaction).await?;
+        let told = event("lock.broken", caller, &present.holder).with("stale", present.holder.stale);
+        changed(&mut transaction, &Event { reason: reason.to_owned(), ..told }).await?;
+        transaction.commit().await?;
+        Ok(true)
+    }
+
+    /// Tells, once each, of holders that keep the lock and do not renew it any more. Returns how many were found now.
+    pub async fn tell_stale(&self) -> Result<usize, Error> {
+        let mut transaction = self.pool.begin().await?;
+        let update = concat!(
+            "UPDATE lease SET told_stale = true
+             WHERE lock_name = $1 AND expiry_policy = 'HOLD' AND expire_time < clock_timestamp() AND NOT told_stale AND NOT revoked
+             RETURNING ",
+            columns!()
+        );
+        let rows = sqlx::query(update).bind(LOCK).fetch_all(&mut *transaction).await?;
+        for row in &rows {
+            changed(&mut transaction, &event("lock.stale", &Caller::internal("lock"), &Present::read(row)?.holder)).await?;
+        }
+        transaction.commit().await?;
+        Ok(rows.len())
+    }
+
+    /// The lock as it is now.
+    pub async fn look_at_lock(&self) -> Result<Lock, Error> {
+        let mut transaction = self.pool.begin().await?;
+        sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").execute(&mut *transaction).await?;
+        let of_lock = sqlx::query_as("SELECT fencing_counter, update_time FROM lock WHERE lock_name = $1").bind(LOCK);
+        let (fencing_token, update_time) = of_lock.fetch_one(&mut *transaction).await?;
+        let present = sqlx::query(PRESENT).bind(LOCK).fetch_optional(&mut *transaction).await?;
+        transaction.commit().await?;
+        let present = present.as_ref().map(Present::read).transpose()?;
+        let holder = present.filter(|present| !present.ended()).map(|present| present.holder);
+        Ok(Lock { holder, fencing_token, update_time })
+    }
+}
+
+impl Grant<'_> {
+    /// Takes the lock under these terms. `sealed_id` is the id of the lease, for when the answer is lost.
+    pub async fn take(mut self, terms: &Terms, id: LeaseId, sealed_id: &[u8], caller: &Caller) -> Result<Lease, Error> {
+        let transaction = &mut *self.transaction;
+        let count = "UPDATE lock SET fencing_counter = fencing_counter + 1, waiting = NULL, waiting_until = NULL
+                     WHERE lock_name = $1 RETURNING fencing_counter";
+        let fencing_token: i64 = sqlx::query_scalar(count).bind(LOCK).fetch_one(&mut *transaction).await?;
+        let insert = "INSERT INTO lease (lock_name, fencing_token, lease_id_hash, sealed_id, principal, holder_id, purpose, reason, operation,
+                                         expiry_policy, request_id, ttl, expire_time)
+                      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, make_interval(secs => $12),
+                              clock_timestamp() + make_interval(secs => $12))
+                      RETURNING acquire_time, expire_time";
+        let insert = sqlx::query_as(insert).bind(LOCK).bind(fencing_token).bind(id.hash()).bind(sealed_id).bind(&terms.principal);
+        let insert = insert.bind(&terms.holder_id).bind(terms.purpose.word()).bind(&terms.reason).bind(&terms.operation);
+        let insert = insert.bind(terms.expiry_policy.word()).bind(&terms.request_id).bind(terms.ttl.as_secs_f64());
+        let (acquire_time, expire_time) = insert.fetch_one(&mut *transaction).await?;
+        let holder = terms.holder(fencing_token, acquire_time, expire_time);
+        changed(transaction, &event("lock.acquired", caller, &holder)).await?;
+        self.transaction.commit().await?;
+        Ok(Lease { id, fencing_token, ttl: terms.ttl, expire_time })
     }
 }

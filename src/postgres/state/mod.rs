@@ -15,22 +15,22 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, PgPool};
 use uuid::Uuid;
 
-use super::{Database, Error, Role, Schema, restore, rules};
+use super::{Database, Error, Role, Schema, direct, restore, rules};
 use crate::model::manifest::SequenceState;
 use crate::model::name::quoted;
 use crate::model::operation::RestoreResult;
 use crate::model::{Catalog, Notice, OperationId};
 
-pub use backups::Stored;
+pub use backups::{Publication, Stored};
 pub use events::Outbox;
-pub use leases::{Grant, Holder, Taken, Terms};
-pub use operations::{Accepted, Alive, Request};
+pub use leases::{Asked, Grant};
+pub use operations::{Accepted, Alive, Commit, Request};
 pub use slots::Slot;
 
 /// Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct State {
-    pool: PgPool,
+    pub(super) pool: PgPool,
     database: Database,
 }
 
@@ -43,15 +43,21 @@ pub struct System {
     pub install_time: DateTime<Utc>,
 }
 
-const MIGRATIONS: [(i64, &str, &str); 2] =
-    [(1, "state", include_str!("../migrations/0001_state.sql")), (2, "events", include_str!("../migrations/0002_events.sql"))];
+const MIGRATIONS: [(i64, &str, &str); 3] = [
+    (1, "state", include_str!("../migrations/0001_state.sql")),
+    (2, "events", include_str!("../migrations/0002_events.sql")),
+    (3, "lock", include_str!("../migrations/0003_lock.sql")),
+];
+
+/// Where the state is.
+const SCHEMA: &str = "holdfast";
 
 fn options(database: &Database) -> PgConnectOptions {
     database.options(Role::State).disable_statement_logging().options([
-        ("search_path", "holdfast"),
+        ("search_path", SCHEMA),
         ("statement_timeout", "20s"),
         ("lock_timeout", "10s"),
-        ("idle_in_transaction_session_timeout", "20s"),
+        ("idle_in_transaction_session_timeout", "12s"),
         ("timezone", "UTC"),
         ("client_min_messages", "error"),
         ("synchronous_commit", "on"),
@@ -62,24 +68,52 @@ fn options(database: &Database) -> PgConnectOptions {
         ("transform_null_equals", "off"),
         // A session that holds a right must not hold it long after its process is gone.
         ("tcp_keepalives_idle", "5"),
-        ("tcp_keepalives_interval", "5"),
+        ("tcp_keepalives_interval", "3"),
         ("tcp_keepalives_count", "3"),
+        ("tcp_user_timeout", "10s"),
     ])
 }
 
 /// A connection to the state that is nobody else's.
 async fn connect(database: &Database) -> Result<PgConnection, Error> {
-    options(database).connect().await.map_err(Error::Unavailable)
+    direct::connect(&options(database)).await
+}
+
+fn pool(database: &Database, connections: u32) -> PgPool {
+    let pool = PgPoolOptions::new().max_connections(connections).acquire_timeout(Duration::from_secs(5));
+    // Whoever goes away while BEGIN is on its way has begun a transaction that sqlx 0.9.0 does not know of, and what the
+    // connection is given next would be lost in it. Such a one is closed: now() stands still in a transaction.
+    let pool = pool.after_release(|connection, _| {
+        Box::pin(async move {
+            let idle = "SELECT pg_catalog.now() = pg_catalog.statement_timestamp()";
+            sqlx::Row::try_get(&connection.fetch_one(sqlx::raw_sql(idle)).await?, 0)
+        })
+    });
+    pool.connect_lazy_with(options(database))
 }
 
 impl State {
-    /// Connects, and brings the schema `holdfast` up to date.
+    /// Connects, and brings the schema `holdfast` up to date; one process at a time.
+    ///
+    /// # Errors
+    /// `Error::Pooled` when a role does not reach PostgreSQL directly: nothing was changed.
     pub async fn open(database: &Database) -> Result<Self, Error> {
+        let work = |role| database.options(role).disable_statement_logging();
+        for options in [options(database), work(Role::Backup), work(Role::Restore)] {
+            direct::check(&options).await?;
+        }
         let mut connection = connect(database).await?;
         let superuser = "SELECT pg_catalog.current_setting('is_superuser') = 'on'";
         if sqlx::query_scalar(superuser).fetch_one(&mut connection).await? {
             return Err(super::session::superuser(database, Role::State));
         }
+        // A pooler of sessions may keep to itself what is said to it when we connect.
+        let search_path: String = sqlx::query_scalar("SHOW search_path").fetch_one(&mut connection).await?;
+        if search_path != SCHEMA {
+            return Err(Error::Pooled("it drops the settings of a connection".into()));
+        }
+        // Replicas that start at once would trip over each other. Released when the connection is closed.
+        sqlx::query("SELECT pg_advisory_lock(hashtext('holdfast.open'))").execute(&mut connection).await?;
         let exists = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'holdfast')";
         if !sqlx::query_scalar::<_, bool>(exists).fetch_one(&mut connection).await? {
             connection.execute(sqlx::raw_sql("CREATE SCHEMA IF NOT EXISTS holdfast")).await?;
@@ -97,14 +131,19 @@ impl State {
         let restore = quoted(database.user(Role::Restore));
         let grants = format!(
             "GRANT USAGE ON SCHEMA holdfast TO {restore};
-             GRANT EXECUTE ON FUNCTION holdfast.fence TO {restore};
+             GRANT EXECUTE ON FUNCTION holdfast.fence, holdfast.foreign_fence TO {restore};
+             GRANT SELECT (id, owner, done, heartbeat_time) ON holdfast.operation TO {restore};
              GRANT SELECT, INSERT ON holdfast.restore_log TO {restore};
              GRANT INSERT ON holdfast.event TO {restore};"
         );
         connection.execute(sqlx::raw_sql(AssertSqlSafe(grants))).await?;
         connection.close().await?;
-        let pool = PgPoolOptions::new().max_connections(10).acquire_timeout(Duration::from_secs(5));
-        Ok(Self { pool: pool.connect_lazy_with(options(database)), database: database.clone() })
+        Ok(Self { pool: pool(database, 10), database: database.clone() })
+    }
+
+    /// The same state over connections of its own, which live in the runtime that this is called in.
+    pub fn apart(&self) -> Self {
+        Self { pool: pool(&self.database, 2), database: self.database.clone() }
     }
 
     /// Whether the database answers.
@@ -124,9 +163,10 @@ impl State {
         Ok(System { id, volume, install_time })
     }
 
-    pub async fn set_volume(&self, id: Uuid) -> Result<(), Error> {
-        sqlx::query("UPDATE system SET volume_id = $1").bind(id).execute(&self.pool).await?;
-        Ok(())
+    /// Makes this the volume of the system, unless it has one. Returns the one that it has.
+    pub async fn set_volume(&self, id: Uuid) -> Result<Uuid, Error> {
+        sqlx::query("UPDATE system SET volume_id = $1 WHERE volume_id IS NULL").bind(id).execute(&self.pool).await?;
+        Ok(sqlx::query_scalar("SELECT volume_id FROM system").fetch_one(&self.pool).await?)
     }
 
     /// The tables of the catalog as they are now.

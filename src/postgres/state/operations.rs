@@ -6,7 +6,7 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::{State, events};
-use crate::model::{Event, Operation, OperationId};
+use crate::model::{BackupId, Event, Operation, OperationId};
 use crate::postgres::Error;
 
 /// How an operation is asked for. The same caller with the same `request_id` means the same operation.
@@ -36,6 +36,15 @@ pub enum Alive {
     },
     /// Somebody ended the operation, taking its owner for dead.
     No,
+}
+
+/// Whether an operation may commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Commit {
+    Go,
+    Cancelled,
+    /// Somebody ended it, taking its owner for dead.
+    Ended,
 }
 
 /// How long a `request_id` is remembered.
@@ -84,7 +93,8 @@ impl State {
     /// Writes the present state of an operation, which is the heartbeat of its owner as well. Its end is told once: the row
     /// is not changed again.
     pub async fn report(&self, operation: &Operation, owner: Uuid) -> Result<Alive, Error> {
-        let update = "UPDATE operation SET body = $3, cancellable = $4, done = $5, heartbeat_time = clock_timestamp(),
+        let update =
+            "UPDATE operation SET body = $3, cancellable = cancellable AND $4, done = $5, heartbeat_time = clock_timestamp(),
                              revision = revision + CASE WHEN body = $3 THEN 0 ELSE 1 END
                       WHERE id = $1 AND owner = $2 AND NOT done RETURNING revision, cancel_requested";
         let update = sqlx::query_as(update).bind(operation.id.0).bind(owner).bind(Json(operation));
@@ -96,6 +106,18 @@ impl State {
         }
         transaction.commit().await?;
         Ok(row.map_or(Alive::No, |(revision, cancel_requested)| Alive::Yes { revision, cancel_requested }))
+    }
+
+    /// Closes an operation to cancellation, before it commits: a cancellation that was accepted is never followed by a commit.
+    pub async fn begin_commit(&self, id: OperationId, owner: Uuid) -> Result<Commit, Error> {
+        let update =
+            "UPDATE operation SET cancellable = false WHERE id = $1 AND owner = $2 AND NOT done RETURNING cancel_requested";
+        let cancelled: Option<bool> = sqlx::query_scalar(update).bind(id.0).bind(owner).fetch_optional(&self.pool).await?;
+        Ok(match cancelled {
+            Some(false) => Commit::Go,
+            Some(true) => Commit::Cancelled,
+            None => Commit::Ended,
+        })
     }
 
     /// Remembers the transaction of a restore, before it changes anything.
@@ -121,11 +143,22 @@ impl State {
         Ok(rows.fetch_all(&self.pool).await?.into_iter().map(operation).collect())
     }
 
-    /// Asks for cancellation. False: too late, or ended.
-    pub async fn request_cancel(&self, id: OperationId) -> Result<bool, Error> {
-        let update =
-            "UPDATE operation SET cancel_requested = true, revision = revision + 1 WHERE id = $1 AND cancellable AND NOT done";
-        Ok(sqlx::query(update).bind(id.0).execute(&self.pool).await?.rows_affected() == 1)
+    /// Whether a restore or preview of a backup is under way.
+    pub async fn is_read(&self, backup: &BackupId) -> Result<bool, Error> {
+        let query = "SELECT EXISTS (SELECT FROM operation
+                                    WHERE NOT done AND body->>'target' = $1 AND body->>'kind' IN ('restore', 'preview'))";
+        Ok(sqlx::query_scalar(query).bind(backup.as_str()).fetch_one(&self.pool).await?)
+    }
+
+    /// Asks for cancellation, and tells who did, once. False: too late, or ended.
+    pub async fn request_cancel(&self, id: OperationId, event: &Event) -> Result<bool, Error> {
+        let update = "WITH asked AS (
+                          UPDATE operation SET cancel_requested = true, revision = revision + 1
+                          WHERE id = $1 AND cancellable AND NOT done AND NOT cancel_requested RETURNING id
+                      ), told AS (INSERT INTO event (type, body) SELECT $2, $3 FROM asked)
+                      SELECT EXISTS (SELECT FROM asked)
+                          OR EXISTS (SELECT FROM operation WHERE id = $1 AND cancellable AND NOT done AND cancel_requested)";
+        Ok(sqlx::query_scalar(update).bind(id.0).bind(&event.kind).bind(Json(event)).fetch_one(&self.pool).await?)
     }
 
     /// Operations whose owner is dead, now owned by `owner`, with the transaction of those that are restores. `living` are

@@ -1,0 +1,137 @@
+//! Holding the maintenance lock for an operation: asking for it, waiting for it, keeping it, giving it back.
+//!
+//! An operation asks with its own id, so whoever asks again for it - after a lost answer, or after its owner died - gets
+//! the lease that was granted, and can give it back.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::work::Work;
+use super::{Error, Holdfast, Result};
+use crate::lock::{self, Held};
+use crate::model::backup::Trigger;
+use crate::model::lock::{ExpiryPolicy, HOLDFAST, Purpose, Terms};
+use crate::model::operation::{Kind, Operation, Phase};
+use crate::postgres;
+
+/// Longest reason that a lock service takes.
+const MAX_REASON: usize = 256;
+
+impl Holdfast {
+    /// `None`: this kind of operation needs no lock.
+    fn terms(&self, operation: &Operation) -> Option<Terms> {
+        let by = &operation.caller;
+        let (purpose, reason) = match (operation.kind, operation.trigger) {
+            (Kind::Preview, _) => return None,
+            (Kind::Restore, _) => (Purpose::Restore, format!("Restore, started by {by}")),
+            (Kind::Backup, Some(Trigger::Scheduled)) => (Purpose::Backup, format!("Scheduled backup, started by {by}")),
+            (Kind::Backup, _) => (Purpose::Backup, format!("Backup, started by {by}")),
+        };
+        Some(Terms {
+            principal: HOLDFAST.to_owned(),
+            holder_id: self.0.holder_id.clone(),
+            purpose,
+            reason: reason.chars().take(MAX_REASON).collect(),
+            operation: format!("operations/{}", operation.id),
+            ttl: self.0.parts.locks.ttl(),
+            expiry_policy: ExpiryPolicy::Release,
+            request_id: operation.id.to_string(),
+        })
+    }
+
+    /// Takes the lock for an operation, or is refused at once.
+    pub(super) async fn hold(&self, operation: &Operation) -> Result<Option<Held>> {
+        let held = self.ask_for_lock(operation).await;
+        // What was granted without our knowing would be in the way until its lease is over.
+        if let Err(error) = &held
+            && !matches!(error, Error::Lock(lock::Error::Held(_) | lock::Error::Draining))
+        {
+            self.0.tasks.spawn(self.clone().let_go_later(operation.clone()));
+        }
+        held
+    }
+
+    async fn ask_for_lock(&self, operation: &Operation) -> Result<Option<Held>> {
+        let Some(terms) = self.terms(operation) else { return Ok(None) };
+        let locks = &self.0.parts.locks;
+        let held = locks.acquire(terms).await?;
+        if self.0.parts.hosted.is_none()
+            && let Err(error) = self.0.parts.state.advance_fence(held.lease.fencing_token).await
+        {
+            if let Err(error) = locks.release(&held).await {
+                tracing::warn!(%error, "the maintenance lock could not be released; it is free when its lease is over");
+            }
+            return Err(match error {
+                postgres::Error::FenceLost => {
+                    let problem = "it granted a fencing token that is not greater than those before; it may have lost its state";
+                    lock::Error::Unusable(problem.into()).into()
+                }
+                postgres::Error::Locked(_) => lock::Error::Draining.into(),
+                error => error.into(),
+            });
+        }
+        Ok(Some(held))
+    }
+
+    /// Takes the lock for an operation as soon as it is free. What may pass is waited for until `wait` is over. A lease whose
+    /// grant was not heard of is had by the next try, or given back at the end of the operation.
+    pub(super) async fn wait_for_lock(&self, work: &Work, wait: Duration) -> Result<Option<Held>> {
+        const POLL: Duration = Duration::from_millis(500);
+        let end = Instant::now() + wait;
+        let operation = work.operation();
+        loop {
+            let refused = match self.ask_for_lock(&operation).await {
+                Err(error @ (Error::Lock(_) | Error::Database(_))) if error.may_pass() => error,
+                answer => return answer,
+            };
+            if Instant::now() + POLL > end {
+                return Err(refused);
+            }
+            match &refused {
+                Error::Lock(lock::Error::Held(holder)) => {
+                    work.phase(Phase::WaitingForLock, &format!("Waits for {}: {}.", holder.principal, holder.reason));
+                }
+                error => {
+                    tracing::warn!(%error, "the maintenance lock could not be had; it is asked for again");
+                    work.phase(Phase::WaitingForLock, &format!("Waits for the maintenance lock: {error}."));
+                }
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    /// Gives back whatever was granted for an operation, also when nobody knows of it. Where another service hosts the lock,
+    /// nobody waits for one that does not answer: nothing but the end of the lease depends on it.
+    pub(super) async fn let_go(&self, operation: &Operation) -> Result<()> {
+        let Some(terms) = self.terms(operation) else { return Ok(()) };
+        match self.0.parts.locks.forget(terms).await {
+            Err(error) if self.0.parts.hosted.is_none() => {
+                tracing::warn!(%error, operation_id = %operation.id, "the maintenance lock could not be given back yet");
+                self.0.tasks.spawn(self.clone().let_go_later(operation.clone()));
+                Ok(())
+            }
+            done => Ok(done?),
+        }
+    }
+
+    async fn let_go_later(self, operation: Operation) {
+        let Some(terms) = self.terms(&operation) else { return };
+        // Then its lease is over in any case.
+        let end = Instant::now() + 2 * terms.ttl;
+        while Instant::now() < end && !self.0.stopping.is_cancelled() {
+            sleep(Duration::from_secs(1)).await;
+            if self.0.parts.locks.forget(terms.clone()).await.is_ok() {
+                return;
+            }
+        }
+    }
+
+    /// Whether the lock could be had now.
+    pub(super) async fn lock_is_free(&self) -> Result<()> {
+        match self.0.parts.locks.look().await?.holder {
+            None => Ok(()),
+            Some(holder) => Err(lock::Error::Held(Box::new(holder)).into()),
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! The maintenance lock, hosted on the database: for this service and, by calls, for those it must not overlap with.
+
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::call::Caller;
+use super::{Holdfast, SealKey, blocking};
+use crate::folder::Folder;
+use crate::lock::{Error, Locks};
+use crate::model::OperationId;
+use crate::model::lock::{Lease, LeaseId, Lock, Purpose, Terms};
+use crate::postgres;
+use crate::postgres::state::{Asked, State};
+
+type Result<T> = std::result::Result<T, Error>;
+
+/// How often those who wait for the lock, or for a change of it, look at it.
+const POLL: Duration = Duration::from_millis(250);
+
+/// How long a volume may take to remove a draft before the lock is granted without it.
+const VOLUME: Duration = Duration::from_secs(2);
+
+/// The lock on the database. Cheap to clone.
+#[derive(Clone)]
+pub struct Hosted {
+    state: State,
+    folder: Folder,
+    seal_key: SealKey,
+}
+
+/// Without the database nobody is granted anything.
+fn unavailable(error: postgres::Error) -> Error {
+    match error {
+        postgres::Error::Locked(_) => Error::Draining,
+        error => Error::Unavailable(error.into()),
+    }
+}
+
+impl Hosted {
+    pub fn new(state: State, folder: Folder, seal_key: SealKey) -> Self {
+        Self { state, folder, seal_key }
+    }
+
+    async fn acquire(&self, terms: &Terms, caller: &Caller) -> Result<Lease> {
+        match self.state.ask_for_lock(terms).await.map_err(unavailable)? {
+            Asked::Taken(holder) => Err(Error::Held(Box::new(holder))),
+            Asked::Draining => Err(Error::Draining),
+            Asked::Known { fencing_token, sealed_id, expire_time } => {
+                let id = self.seal_key.open_lease_id(&sealed_id).map_err(|error| Error::Unavailable(error.into()))?;
+                Ok(Lease { id, fencing_token, ttl: terms.ttl, expire_time })
+            }
+            Asked::Free(grant) => {
+                // A holder that only seemed dead has nothing left that it could publish when it wakes. The fence stops it in any
+                // case, so a volume that does not work keeps nobody from the lock.
+                let work = grant.evicted.as_deref().and_then(|operation| operation.strip_prefix("operations/")?.parse().ok());
+                if let Some(operation) = work {
+                    self.discard(operation).await;
+                }
+                let no_random = || Error::Unavailable("the system has no random numbers".into());
+                let id = LeaseId::random().ok_or_else(no_random)?;
+                let sealed_id = self.seal_key.seal_lease_id(&id).map_err(|error| Error::Unavailable(error.into()))?;
+                grant.take(terms, id, &sealed_id, caller).await.map_err(unavailable)
+            }
+        }
+    }
+
+    async fn discard(&self, operation: OperationId) {
+        let folder = self.folder.clone();
+        let discarded = timeout(VOLUME, blocking(move || folder.discard(operation))).await;
+        if !matches!(discarded, Ok(Ok(Ok(())))) {
+            tracing::warn!(operation_id = %operation, "the draft of an operation that lost the lock could not be removed yet");
+        }
+    }
+}
+
+/// As its own client.
+impl Locks for Hosted {
+    fn acquire(&self, terms: Terms) -> BoxFuture<'static, Result<Lease>> {
+        let hosted = self.clone();
+        async move { Self::acquire(&hosted, &terms, &Caller::internal("holdfast")).await }.boxed()
+    }
+
+    fn renew(&self, lease: Lease) -> BoxFuture<'static, Result<()>> {
+        let hosted = self.clone();
+        async move {
+            let renewed = hosted.state.renew_lease(&lease.id, Some(lease.ttl), None).await.map_err(unavailable)?;
+            renewed.map(|_| ()).ok_or(Error::Lost)
+        }
+        .boxed()
+    }
+
+    fn release(&self, lease: Lease) -> BoxFuture<'static, Result<()>> {
+        let hosted = self.clone();
+        async move { hosted.state.release_lease(&lease.id, &Caller::internal("holdfast")).await.map_err(unavailable) }.boxed()
+    }
+
+    fn forget(&self, terms: Terms) -> BoxFuture<'static, Result<()>> {
+        let hosted = self.clone();
+        async move { hosted.state.end_lease_of(&terms.operation, &Caller::internal("holdfast")).await.map_err(unavailable) }
+            .boxed()
+    }
+
+    fn look(&self) -> BoxFuture<'static, Result<Lock>> {
+        let hosted = self.clone();
+        async move { hosted.state.look_at_lock().await.map_err(unavailable) }.boxed()
+    }
+}
+
+/// What other services may ask of the lock.
+impl Holdfast {
+    fn hosted(&self) -> Result<&Hosted> {
+        self.0.parts.hosted.as_ref().ok_or(Error::Elsewhere)
+    }
+
+    /// Takes the lock, waiting for it no longer than `wait`. A software update that waits comes before the next backup.
+    pub async fn acquire_lock(&self, caller: &Caller, terms: Terms, wait: Duration) -> Result<Lease> {
+        let hosted = self.hosted()?;
+        let end = Instant::now() + wait;
+        loop {
+            let refused = match hosted.acquire(&terms, caller).await {
+                Err(error @ (Error::Held(_) | Error::Draining)) => error,
+                answer => return answer,
+            };
+            let stale = matches!(&refused, Error::Held(holder) if holder.stale);
+            if stale || Instant::now() + POLL > end || self.0.stopping.is_cancelled() {
+                return Err(refused);
+            }
+            if terms.purpose == Purpose::SoftwareUpdate {
+                hosted.state.note_waiting(&terms).await.map_err(unavailable)?;
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    /// Extends a lease, by the time it was granted for unless another is named.
+    pub async fn renew_lock(&self, id: &LeaseId, ttl: Option<Duration>, reason: Option<&str>) -> Result<Lease> {
+        self.hosted()?.state.renew_lease(id, ttl, reason).await.map_err(unavailable)?.ok_or(Error::Lost)
+    }
+
+    pub async fn release_lock(&self, caller: &Caller, id: &LeaseId) -> Result<Lock> {
+        let state = &self.hosted()?.state;
+        state.release_lease(id, caller).await.map_err(unavailable)?;
+        state.look_at_lock().await.map_err(unavailable)
+    }
+
+    /// Takes the lock away from a holder that is gone.
+    pub async fn force_release_lock(&self, caller: &Caller, fencing_token: i64, reason: &str) -> Result<Lock> {
+        let state = &self.hosted()?.state;
+        if !state.revoke_lease(fencing_token, caller, reason).await.map_err(unavailable)? {
+            return Err(Error::TokenMismatch);
+        }
+        tracing::warn!(
+            fencing_token,
+            principal = caller.principal(),
+            reason,
+            "the maintenance lock was taken away from its holder"
+        );
+        state.look_at_lock().await.map_err(unavailable)
+    }
+
+    /// Wherever it is hosted.
+    pub async fn get_lock(&self) -> Result<Lock> {
+        self.0.parts.locks.look().await
+    }
+
+    /// Waits until the lock differs from `seen`, renewals left out, or `limit` is over; returns it as it is then.
+    pub async fn wait_for_lock_change(&self, seen: &Lock, limit: Duration) -> Result<Lock> {
+        let end = Instant::now() + limit;
+        loop {
+            let lock = self.get_lock().await?;
+            if lock.differs(seen) || Instant::now() + POLL > end {
+                return Ok(lock);
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    /// Tells of a software update that keeps the lock and does not renew it any more.
+    pub(super) async fn tell_of_stale_lock(&self) -> super::Result<()> {
+        let Ok(hosted) = self.hosted() else { return Ok(()) };
+        if hosted.state.tell_stale().await? > 0 {
+            tracing::error!("the holder of the maintenance lock does not renew it any more, and keeps it: somebody must look");
+        }
+        Ok(())
+    }
+}
