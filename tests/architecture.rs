@@ -29,7 +29,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("crate::postgres", &["operations/", "postgres/", "config.rs", "main.rs"]),
     ("crate::archive", &["operations/", "archive/", "cli/"]),
     ("crate::folder", &["operations/", "folder.rs", "main.rs"]),
-    ("crate::lock", &["operations/", "lock.rs"]),
+    ("crate::lock", &["operations/", "lock.rs", "grpc/lock_client.rs", "grpc/convert/lock"]),
     ("crate::webhook", &["operations/", "webhook.rs", "config.rs", "main.rs"]),
     // Rules have no clock and no runtime.
     ("Utc::now", &["operations/mod.rs"]),

@@ -9,6 +9,11 @@ use holdfast::grpc::proto::backup::backup_service_server::{BackupService, Backup
 use holdfast::grpc::proto::backup::download_backup_response::Payload;
 use holdfast::grpc::proto::backup::operation_service_server::{OperationService, OperationServiceServer};
 use holdfast::grpc::proto::backup::*;
+use holdfast::grpc::proto::lock::lock_service_server::{LockService, LockServiceServer};
+use holdfast::grpc::proto::lock::{
+    AcquireLockRequest, ForceReleaseLockRequest, GetLockRequest, Lock, LockLease, ReleaseLockRequest, RenewLockRequest,
+    WatchLockRequest, lock,
+};
 use tokio_stream::{Stream, StreamExt, iter, pending};
 use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -40,7 +45,8 @@ impl Fake {
         let incoming = tonic::transport::server::TcpIncoming::from(listener);
         let router = tonic::transport::Server::builder()
             .add_service(BackupServiceServer::new(self.clone()))
-            .add_service(OperationServiceServer::new(self));
+            .add_service(OperationServiceServer::new(self.clone()))
+            .add_service(LockServiceServer::new(self));
         tokio::spawn(router.serve_with_incoming(incoming));
         format!("http://{address}")
     }
@@ -63,8 +69,15 @@ impl Fake {
 }
 
 pub fn refusal(code: Code, reason: &str) -> Status {
-    let details = ErrorDetails::with_error_info(reason, "backup.holdfast", HashMap::from([("holder".into(), "somebody".into())]));
-    Status::with_error_details(code, "Refused.", details)
+    refusal_with(code, reason, &[("holder", "somebody")])
+}
+
+pub fn refusal_with(code: Code, reason: &str, metadata: &[(&str, &str)]) -> Status {
+    Status::with_error_details(code, "Refused.", ErrorDetails::with_error_info(reason, "backup.holdfast", pairs(metadata)))
+}
+
+pub fn pairs(metadata: &[(&str, &str)]) -> HashMap<String, String> {
+    metadata.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
 pub fn state(revision: i64, result: Option<operation::Result>) -> Operation {
@@ -105,14 +118,24 @@ services! {
     get_retention(GetRetentionRequest) -> Retention;
     set_retention(SetRetentionRequest) -> Retention;
     get_encryption(GetEncryptionRequest) -> Encryption;
-    get_system_status(GetSystemStatusRequest) -> SystemStatus;
     {
         async fn backup(&self, request: Request<BackupRequest>) -> Result<Response<Operation>, Status> {
             let request = request.into_inner();
             let times = self.note(format!("Backup {} {}", request.description, request.request_id));
             match request.description.as_str() {
                 "flaky" if times < 3 => Err(Status::unavailable("starting")),
-                "update" => Err(refusal(Code::FailedPrecondition, "SOFTWARE_UPDATE_IN_PROGRESS")),
+                "update" => Err(refusal_with(
+                    Code::FailedPrecondition,
+                    "SOFTWARE_UPDATE_IN_PROGRESS",
+                    &[
+                        ("holder", "update-service"),
+                        ("holderReason", "Update to 8.4.1"),
+                        ("acquireTime", "2026-03-01T01:00:00Z"),
+                        ("expireTime", "2026-03-01T01:15:00Z"),
+                    ],
+                )),
+                "busy" => Err(refusal_with(Code::Aborted, "OPERATION_IN_PROGRESS", &[("operation", OPERATION)])),
+                "silent" => std::future::pending().await,
                 "disabled" => Err(refusal(Code::FailedPrecondition, "SCHEDULE_DISABLED")),
                 "fails" | "endless" => {
                     self.note(request.description);
@@ -132,6 +155,13 @@ services! {
             let request = request.into_inner();
             self.note(format!("Preview {} {:?} {:?}", request.name, request.passphrase, request.resources));
             self.platform.lock().unwrap().rehearse().map(Response::new)
+        }
+
+        async fn get_system_status(
+            &self,
+            _: Request<GetSystemStatusRequest>,
+        ) -> Result<Response<SystemStatus>, Status> {
+            Ok(Response::new(self.platform.lock().unwrap().status.clone()))
         }
 
         async fn list_resources(
@@ -193,21 +223,29 @@ services! {
         }
     }
     wait_operation(WaitOperationRequest) -> Operation;
-    cancel_operation(CancelOperationRequest) -> ();
     {
         async fn list_operations(
             &self,
             request: Request<ListOperationsRequest>,
         ) -> Result<Response<ListOperationsResponse>, Status> {
             // One on each page.
-            let page: usize = request.into_inner().page_token.parse().unwrap_or(0);
-            let all = self.platform.lock().unwrap().operations.clone();
+            let request = request.into_inner();
+            let page: usize = request.page_token.parse().unwrap_or(0);
+            let mut all = self.platform.lock().unwrap().operations.clone();
+            all.retain(|operation| !request.active_only || !operation.done);
             let next_page_token = if page + 1 < all.len() { (page + 1).to_string() } else { String::new() };
             Ok(Response::new(ListOperationsResponse { operations: all.into_iter().skip(page).take(1).collect(), next_page_token }))
         }
 
-        async fn get_operation(&self, _: Request<GetOperationRequest>) -> Result<Response<Operation>, Status> {
-            Ok(Response::new(state(1, None)))
+        async fn get_operation(&self, request: Request<GetOperationRequest>) -> Result<Response<Operation>, Status> {
+            let name = request.into_inner().name;
+            let known = self.platform.lock().unwrap().operations.iter().find(|operation| operation.name == name).cloned();
+            Ok(Response::new(known.unwrap_or_else(|| state(1, None))))
+        }
+
+        async fn cancel_operation(&self, request: Request<CancelOperationRequest>) -> Result<Response<()>, Status> {
+            self.note(format!("Cancel {}", request.into_inner().name));
+            Ok(Response::new(()))
         }
 
         async fn watch_operation(
@@ -239,5 +277,57 @@ services! {
             };
             Ok(Response::new(Box::pin(iter([Ok(state(3, None)), Ok(state(4, Some(result)))]))))
         }
+    }
+}
+
+/// An error of the lock service.
+fn lock_refusal(code: Code, reason: &str) -> Status {
+    Status::with_error_details(code, "Refused.", ErrorDetails::with_error_info(reason, "lock.holdfast", HashMap::new()))
+}
+
+#[tonic::async_trait]
+impl LockService for Fake {
+    type WatchLockStream = Sent<Lock>;
+
+    async fn get_lock(&self, _: Request<GetLockRequest>) -> Result<Response<Lock>, Status> {
+        let platform = self.platform.lock().unwrap();
+        match platform.lock_refused {
+            Some((code, reason)) => Err(lock_refusal(code, reason)),
+            None => Ok(Response::new(platform.lock.clone())),
+        }
+    }
+
+    /// Each watch but the last breaks off.
+    async fn watch_lock(&self, _: Request<WatchLockRequest>) -> Result<Response<Self::WatchLockStream>, Status> {
+        self.note("WatchLock".into());
+        let mut platform = self.platform.lock().unwrap();
+        let sent = platform.watched.pop_front().unwrap_or_default().into_iter().map(Ok);
+        Ok(Response::new(match platform.watched.is_empty() {
+            true => Box::pin(iter(sent).chain(pending())),
+            false => Box::pin(iter(sent).chain(iter([Err(Status::unavailable("gone"))]))),
+        }))
+    }
+
+    async fn force_release_lock(&self, request: Request<ForceReleaseLockRequest>) -> Result<Response<Lock>, Status> {
+        let request = request.into_inner();
+        self.note(format!("ForceReleaseLock {} {} {}", request.name, request.fencing_token, request.reason));
+        let lock = &mut self.platform.lock().unwrap().lock;
+        if lock.holder.as_ref().is_none_or(|holder| holder.fencing_token != request.fencing_token) {
+            return Err(lock_refusal(Code::Aborted, "FENCING_TOKEN_MISMATCH"));
+        }
+        *lock = Lock { state: lock::State::Free.into(), holder: None, ..lock.clone() };
+        Ok(Response::new(lock.clone()))
+    }
+
+    async fn acquire_lock(&self, _: Request<AcquireLockRequest>) -> Result<Response<LockLease>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn renew_lock(&self, _: Request<RenewLockRequest>) -> Result<Response<LockLease>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn release_lock(&self, _: Request<ReleaseLockRequest>) -> Result<Response<Lock>, Status> {
+        Err(Status::unimplemented(""))
     }
 }

@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 mod fake;
+mod in_the_way;
+mod lock;
 mod platform;
 mod restore;
 mod terminal;
@@ -53,8 +55,40 @@ impl Rig {
         ended
     }
 
+    /// Runs it until the service was asked for this, and ends it with Ctrl-C.
+    async fn interrupted(&self, line: &str, when: &str) -> Ended {
+        let child = self.command(line).spawn().unwrap();
+        bounded("it was asked", || !self.asked(when).is_empty()).await;
+        self.interrupt(child).await
+    }
+
+    /// Runs it until it has printed so many lines, and ends it with Ctrl-C.
+    async fn watched_to_the_end(&self, line: &str, lines: usize) -> Ended {
+        let printed = self.folder.path().join("printed");
+        let child = self.command(line).stdout(std::fs::File::create(&printed).unwrap()).spawn().unwrap();
+        let text = || std::fs::read_to_string(&printed).unwrap();
+        bounded("the lines are there", || text().lines().count() >= lines).await;
+        Ended { out: text(), ..self.interrupt(child).await }
+    }
+
+    async fn interrupt(&self, child: std::process::Child) -> Ended {
+        let process = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+        rustix::process::kill_process(process, rustix::process::Signal::INT).unwrap();
+        let ended = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Ended { code: ended.status.code().unwrap(), out: text(ended.stdout), err: text(ended.stderr) }
+    }
+
     fn asked(&self, what: &str) -> Vec<String> {
         self.fake.asked.lock().unwrap().iter().filter(|line| line.starts_with(what)).cloned().collect()
+    }
+}
+
+async fn bounded(what: &str, holds: impl Fn() -> bool) {
+    let until = Instant::now() + Duration::from_secs(60);
+    while !holds() {
+        assert!(Instant::now() < until, "it took too long until {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
@@ -86,15 +120,6 @@ async fn a_call_that_was_lost_is_sent_again_with_the_same_request_id() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refusal_has_its_exit_code_and_its_reason_and_leaves_standard_output_empty() {
-    let rig = Rig::new().await;
-    let ended = rig.run("backup --json --description update", "").await;
-    assert_eq!((ended.code, ended.out.as_str()), (64 + 9, ""));
-    assert_eq!(ended.err, "error: Refused.\nreason: SOFTWARE_UPDATE_IN_PROGRESS\nholder: somebody\n");
-    assert_eq!(rig.asked("Backup ").len(), 1, "only UNAVAILABLE is sent again");
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn an_operation_that_fails_has_the_exit_code_of_its_error() {
     let rig = Rig::new().await;
     let ended = rig.run("backup --json --description fails", "").await;
@@ -108,22 +133,6 @@ async fn a_scheduled_backup_is_skipped_while_the_schedule_is_disabled() {
     let ended = rig.run("backup --scheduled --description disabled", "").await;
     assert_eq!((ended.code, ended.err.as_str()), (0, "skipped: the schedule is disabled\n"));
     assert_eq!(rig.run("backup --description disabled", "").await.code, 64 + 9, "one that was asked for is not");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn ctrl_c_leaves_the_operation_alone_and_says_so() {
-    let rig = Rig::new().await;
-    let child = rig.command("backup --description endless").spawn().unwrap();
-    let until = Instant::now() + Duration::from_secs(20);
-    while rig.asked("WatchOperation").is_empty() {
-        assert!(Instant::now() < until);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    let process = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
-    rustix::process::kill_process(process, rustix::process::Signal::INT).unwrap();
-    let ended = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
-    assert_eq!(ended.status.code(), Some(130));
-    assert!(String::from_utf8_lossy(&ended.stderr).contains("holdfast operations cancel 019c0000"), "{ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! Restoring on a terminal: what is asked, in which order, and what each answer leads to.
+//! The program on a terminal: what is asked, in which order, and what each answer leads to.
 
 use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
@@ -13,7 +13,7 @@ use crate::Rig;
 use crate::platform::{notice, preview};
 
 /// The program on a terminal of its own.
-struct Terminal {
+pub struct Terminal {
     process: Child,
     screen: Arc<Mutex<String>>,
     reader: JoinHandle<()>,
@@ -24,7 +24,12 @@ struct Terminal {
 impl Terminal {
     fn new(rig: &Rig, line: &str) -> Self {
         std::fs::write(rig.folder.path().join("passphrase"), "s3cret\n").unwrap();
-        let program = format!("{} {line} --passphrase-file passphrase", env!("CARGO_BIN_EXE_holdfast"));
+        Self::plain(rig, &format!("{line} --passphrase-file passphrase"))
+    }
+
+    /// Without a passphrase at hand.
+    pub fn plain(rig: &Rig, line: &str) -> Self {
+        let program = format!("{} {line}", env!("CARGO_BIN_EXE_holdfast"));
         let mut script = Command::new("script");
         script.args(["-qefc", &program, "/dev/null"]).current_dir(rig.folder.path()).env("HOLDFAST_ENDPOINT", &rig.endpoint);
         let mut process = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
@@ -40,7 +45,7 @@ impl Terminal {
     }
 
     /// Waits for a question that has this, and answers it.
-    async fn answer(&mut self, question: &str, text: &str) {
+    pub async fn answer(&mut self, question: &str, text: &str) {
         let until = Instant::now() + Duration::from_secs(60);
         loop {
             let screen = self.screen.lock().unwrap().clone();
@@ -56,7 +61,7 @@ impl Terminal {
         stdin.write_all(text.as_bytes()).and_then(|()| stdin.flush()).unwrap();
     }
 
-    async fn ended(mut self) -> (i32, String) {
+    pub async fn ended(mut self) -> (i32, String) {
         let until = Instant::now() + Duration::from_secs(60);
         let status = loop {
             if let Some(status) = self.process.try_wait().unwrap() {

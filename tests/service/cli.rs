@@ -134,10 +134,10 @@ async fn a_day_on_the_command_line() {
     run("operations show latest", "").says("Type:").says("backup");
     run("operations watch latest", "").says("done");
     run("operations show 018e2f6a-7c00-7000-8000-000000000000", "").refused(5, "OPERATION_NOT_FOUND");
-    world.begin_update().await;
+    let update = world.begin_update().await;
     let held = run("backup", "");
     held.refused(9, "SOFTWARE_UPDATE_IN_PROGRESS");
-    assert!(held.err.contains("holder: update-service"), "{held:?}");
+    assert!(held.err.contains("holder: token:update-service"), "{held:?}");
     run("status", "").says("SOFTWARE_UPDATE_IN_PROGRESS");
     let waiting = run("backup --no-wait --lock-wait 10m --json", "").json();
     assert_eq!(waiting["metadata"]["phase"], "OPERATION_PHASE_WAITING_FOR_LOCK");
@@ -146,7 +146,7 @@ async fn a_day_on_the_command_line() {
     assert!(cancelled.code == 0 && cancelled.err.contains(&format!("operations watch {operation}")), "{cancelled:?}");
     let watched = run(&format!("operations watch {operation}"), "");
     assert!(watched.code == 64 + 1 && watched.out.contains("cancelled"), "{watched:?}");
-    world.end_update().await;
+    world.end_update(update).await;
 
     // Deleting.
     assert_eq!(run("delete latest", "").code, 2);
@@ -379,4 +379,53 @@ async fn on_a_terminal_a_restore_asks_does_not_echo_and_shows_how_far_it_is() {
     assert!(!screen.contains(PASSPHRASE) && !screen.contains(TOKEN), "{screen}");
     assert!(screen.contains("Restored:") && screen.contains(" % "), "a bar: {screen}");
     assert_eq!(world.digests(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lock_is_shown_and_taken_from_a_holder_that_is_gone_when_it_is_named() {
+    let world = World::new().await;
+    let run = |line: &str| run(&world, line, "");
+    run("lock").says("free");
+    let update = world.begin_update().await;
+    let token = update.fencing_token;
+    run("lock").says("token:update-service").says("software update").says("Update to 8.4.1").says("unless it is renewed");
+    let lock = run("lock show --json").json();
+    assert_eq!((&lock["state"], &lock["holder"]["fencingToken"]), (&"STATE_HELD".into(), &token.to_string().into()));
+    let refused = run("backup");
+    refused.refused(9, "SOFTWARE_UPDATE_IN_PROGRESS");
+    for part in ["why: Update to 8.4.1\n", "since: 2", "unless it is renewed\n", "holdfast lock watch\n", "--lock-wait 30m"] {
+        assert!(refused.err.contains(part), "{part:?} in {refused:?}");
+    }
+
+    // Nothing needs to last: the lease is made to have ended.
+    world.sql_as_superuser("update holdfast.lease set expire_time = clock_timestamp() - interval '1 second'").await;
+    run("lock").says("stale").says(&format!("holdfast lock release --token {token} --reason TEXT"));
+    let status = run("status").says("Backup possible:   no").says("its holder stopped renewing").says("holdfast lock");
+    assert!(!status.out.contains("lock release") && !status.out.contains("--lock-wait"), "{status:?}");
+    let unnamed = run("lock release --yes");
+    assert!(unnamed.code == 2 && unnamed.err.contains(&format!("--token {token} --reason TEXT")), "{unnamed:?}");
+    run(&format!("lock release --token {} --reason gone --yes", token + 1)).refused(10, "FENCING_TOKEN_MISMATCH");
+    run("lock").says("stale");
+    run(&format!("lock release --token {token} --reason gone --yes")).says("free");
+    run("backup --no-wait").says("follow it: holdfast operations watch");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_that_nobody_looks_at_is_refused_with_the_preview_as_a_document() {
+    let world =
+        World::zoo("create table zoo.item (id int primary key, note text); insert into zoo.item values (1, 'a')", &["zoo.item"])
+            .await;
+    let backup = world.backup().await;
+    world.sql("alter table zoo.item drop column note; update zoo.item set id = 2").await;
+    let line = format!("restore {} --yes --json", backup.name);
+    let refused = run(&world, &line, "");
+    assert!(refused.code == 64 + 9 && refused.err.contains("add --acknowledge COLUMN_DROPPED."), "{refused:?}");
+    let preview: serde_json::Value = serde_json::from_str(&refused.out).unwrap();
+    let warnings = preview["warnings"].as_array().unwrap();
+    assert!(warnings.iter().any(|warning| warning["reason"] == "COLUMN_DROPPED"), "{preview}");
+    assert_eq!(preview["backup"], backup.name);
+    assert_eq!(world.rows("select * from zoo.item").await, "(2)");
+    let restored = run(&world, &format!("{line} --acknowledge COLUMN_DROPPED"), "").json();
+    assert!(restored["commitTime"].is_string(), "{restored}");
+    assert_eq!(world.rows("select * from zoo.item").await, "(1)");
 }

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use holdfast::grpc::proto::backup::ListBackupsRequest;
 use holdfast::grpc::proto::backup::backup_service_client::BackupServiceClient;
+use holdfast::grpc::proto::backup::{GetOperationRequest, ListBackupsRequest};
 use tonic::service::interceptor::InterceptedService;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
+use super::proxy::Proxy;
 use super::world::{PASSPHRASE, World, psql};
 
 const CLIENTS: usize = 200;
@@ -76,4 +77,61 @@ async fn two_hundred_clients_list_while_a_large_backup_is_made() {
     assert!(calls >= CLIENTS);
     assert!(p99 < Duration::from_secs(10) && worst < Duration::from_secs(2), "too slow");
     world.restore(&backup, PASSPHRASE).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p12_a_hundred_calls_at_once_are_answered_while_an_operation_waits_for_its_tables() {
+    let world = World::new().await;
+    let backup = world.backup().await;
+    for restore in [true, false] {
+        let session = world.lock_table(if restore { "row exclusive" } else { "access exclusive" }).await;
+        let operation = if restore { world.begin_restore(&backup, "").await } else { world.begin_backup().await };
+        world.until_waiting(if restore { "holdfast_restore" } else { "holdfast_backup" }, "%").await;
+        let mut calls = tokio::task::JoinSet::new();
+        let start = Instant::now();
+        for _ in 0..50 {
+            let (mut backups, mut operations, name) = (world.backups().await, world.operations().await, operation.clone());
+            calls.spawn(async move { backups.list_backups(ListBackupsRequest::default()).await.map(|_| true) });
+            calls.spawn(async move {
+                let request = GetOperationRequest { name };
+                operations.get_operation(request).await.map(|answer| !answer.into_inner().done)
+            });
+        }
+        let answers = calls.join_all().await;
+        eprintln!("a hundred calls during {operation}: {:?}", start.elapsed());
+        // None waited for it: it is not done when the last is answered.
+        assert!(answers.iter().all(|answer| matches!(answer, Ok(true))), "{answers:?}");
+        assert_eq!(world.value("select count(*) from holdfast.operation where not done").await, "1");
+        drop(session);
+        world.outcome(&operation).await.unwrap();
+    }
+    world.is_tidy().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p12_a_transaction_that_is_given_up_before_it_has_begun_does_not_stay_open_in_the_pool() {
+    let mut world = World::without_service().await;
+    let proxy = Proxy::new(world.port()).await;
+    world.set("HOLDFAST_DATABASE__PORT", &proxy.port.to_string());
+    world.start().await.unwrap();
+    let session = world.lock_table("access exclusive").await;
+    let operation = world.begin_backup().await;
+    world.until_waiting("holdfast_backup", "%").await;
+    // The heartbeat does not hear that its transaction has begun, and then the operation ends.
+    proxy.hold("BEGIN", false);
+    proxy.until_held(1).await;
+    world.cancel(&operation).await;
+    proxy.until_held(2).await;
+    proxy.open();
+    assert_eq!(world.outcome(&operation).await.unwrap_err().reason, "CANCELLED_BY_CALLER");
+    let open = "exists (select from pg_stat_activity where datname = current_database() and usename = 'holdfast_state'
+        and state = 'idle in transaction' and clock_timestamp() - xact_start > interval '1 s')";
+    let mut clock = world.superuser().await;
+    for _ in 0..3 {
+        sqlx::raw_sql("select pg_sleep(0.7)").execute(&mut clock).await.unwrap();
+        assert_eq!(world.value(open).await, "false");
+    }
+    drop(session);
+    world.is_tidy().await;
+    world.backup().await;
 }

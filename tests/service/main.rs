@@ -7,6 +7,8 @@
 #![expect(clippy::print_stderr, reason = "what was measured, and what was left out")]
 
 mod proxy;
+mod tls;
+mod update_service;
 mod world;
 mod zoo;
 
@@ -14,6 +16,7 @@ mod audit;
 mod backup;
 mod beside;
 mod cli;
+mod conformance;
 mod consequences;
 mod crash;
 mod damage;
@@ -22,15 +25,20 @@ mod encryption;
 mod files;
 mod golden;
 mod interop;
+mod kills;
 mod load;
 mod operations;
+mod pooler;
 mod preview;
+mod remote_lock;
+mod replicas;
 mod restore;
 mod round_trip;
 mod schedule;
 mod secrets;
 mod short_way;
 mod start;
+mod stop;
 mod undo;
 mod violations;
 mod webhook;

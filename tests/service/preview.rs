@@ -103,9 +103,9 @@ async fn a_preview_takes_no_lock_and_finds_what_the_restore_would_be_refused_for
     .await;
     let backup = world.backup().await;
     world.sql("insert into zoo.item values (2, 'b'); insert into outside.use values (2)").await;
-    world.begin_update().await;
+    let update = world.begin_update().await;
     let preview = world.preview(&backup, "").await;
-    world.end_update().await;
+    world.end_update(update).await;
     assert!(!preview.restorable);
     let refusal = preview.warnings.iter().find(|notice| notice.code() == NoticeCode::RowsReferredTo).unwrap();
     assert_eq!((refusal.severity, refusal.metadata["constraint"].as_str()), (4, "use_item_fkey"));

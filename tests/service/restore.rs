@@ -467,10 +467,14 @@ async fn an_empty_target_is_filled() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn r34_chosen_resources_are_restored_alone_and_those_they_need_are_named() {
-    let catalog = resource("people", &["zoo.person"]) + &resource("cars", &["zoo.car"]) + &resource("trees", &["zoo.tree"]);
+    let catalog = resource("people", &["zoo.person"])
+        + &resource("cars", &["zoo.car"])
+        + &resource("trees", &["zoo.tree"])
+        + &resource("trips", &["zoo.trip"]);
     let world = World::zoo_with(
         "create table zoo.person (id int primary key, name text); create table zoo.car (id int primary key, owner int not null references zoo.person on delete cascade);
          create table zoo.tree (id int primary key, name text);
+         create table zoo.trip (id int primary key, car int references zoo.car, tree int references zoo.tree);
          insert into zoo.person values (1, 'a'), (2, 'b'); insert into zoo.car values (1, 1); insert into zoo.tree values (1, 'oak')",
         &catalog,
     )
@@ -482,6 +486,9 @@ async fn r34_chosen_resources_are_restored_alone_and_those_they_need_are_named()
     };
     let message = world.restore_fails(choose(&["cars"]), "INVALID_FIELD").await;
     assert!(message.contains("resources/people"), "{message}");
+    // All at once, also those that are needed by what is needed.
+    let message = world.restore_fails(choose(&["trips"]), "INVALID_FIELD").await;
+    assert!(message.contains("restore resources/cars, resources/trees, resources/people with it"), "{message}");
     world.sql("update zoo.person set name = 'x'; update zoo.tree set name = 'elm'; insert into zoo.car values (2, 2)").await;
     world.try_restore(choose(&["people"])).await.unwrap();
     assert_eq!(world.rows("select name from zoo.person").await, "(a) (b)");

@@ -26,7 +26,7 @@ fn cron(rule: &str) -> Schedule {
 }
 
 /// As if the service had been installed `hours` ago, with a daily run `late` seconds ago.
-async fn planned_in_the_past(world: &World, late: u32, deadline: u32) {
+pub async fn planned_in_the_past(world: &World, late: u32, deadline: u32) {
     world
         .sql_as_superuser(&format!(
             "update holdfast.system set install_time = now() - interval '3 days';
@@ -172,8 +172,8 @@ async fn s14_a_run_that_finds_the_lock_taken_waits_and_is_skipped_at_its_deadlin
     planned_in_the_past(&world, 600, 608).await;
     world
         .sql_as_superuser(
-            "insert into holdfast.lease (lock_name, fencing_token, lease_id_hash, holder_id, purpose, reason, expiry_policy, expire_time)
-             values ('platform-maintenance', 1000, '', 'update', 'SOFTWARE_UPDATE', 'Update to 8.4.1', 'HOLD', now() + interval '1 hour');
+            "insert into holdfast.lease (lock_name, fencing_token, lease_id_hash, sealed_id, principal, holder_id, purpose, reason, operation, request_id, expiry_policy, ttl, expire_time)
+             values ('platform-maintenance', 1000, '', '', 'token:update-service', 'update', 'SOFTWARE_UPDATE', 'Update to 8.4.1', '', '', 'HOLD', '1 hour', now() + interval '1 hour');
              update holdfast.setting set value = jsonb_set(value, '{start_deadline,secs}',
                  to_jsonb(ceil(extract(epoch from now() - date_trunc('minute', now() - interval '600 seconds')))::int + 20))",
         )

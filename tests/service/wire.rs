@@ -27,8 +27,8 @@ const NO_OPERATION: &str = "operations/018e2f6a-7c00-7000-8000-000000000000";
 /// Path of every method of the three services.
 fn methods() -> Vec<String> {
     let pool = DescriptorPool::decode(holdfast::grpc::proto::DESCRIPTORS).unwrap();
-    let served = ["BackupService", "OperationService", "AuditService"].map(|name| format!("holdfast.backup.v1.{name}"));
-    let services = served.map(|name| pool.get_service_by_name(&name).unwrap());
+    let served = ["backup.v1.BackupService", "backup.v1.OperationService", "backup.v1.AuditService", "lock.v1.LockService"];
+    let services = served.map(|name| format!("holdfast.{name}")).map(|name| pool.get_service_by_name(&name).unwrap());
     services
         .iter()
         .flat_map(|service| {
@@ -66,7 +66,7 @@ async fn nobody_gets_anything_without_the_token_but_health() {
     let channel = world.channel().await;
     let reflection = ["v1", "v1alpha"].map(|version| format!("/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"));
     let all: Vec<String> = methods().into_iter().chain(reflection).collect();
-    assert_eq!(all.len(), 28);
+    assert_eq!(all.len(), 34);
     for path in &all {
         assert_eq!(why(call(channel.clone(), path, None).await), because(Code::Unauthenticated, "CREDENTIALS_MISSING"), "{path}");
         for wrong in ["Bearer not-the-token", &format!("Basic {TOKEN}"), TOKEN, ""] {
@@ -75,7 +75,7 @@ async fn nobody_gets_anything_without_the_token_but_health() {
         }
     }
     let token = format!("Bearer {TOKEN}");
-    for path in ["/holdfast.lock.v1.LockService/GetLock", "/holdfast.backup.v1.BackupService/backup", "/x"] {
+    for path in ["/holdfast.lock.v1.LockService/TakeLock", "/holdfast.backup.v1.BackupService/backup", "/x"] {
         assert_eq!(
             why(call(channel.clone(), path, Some(&token)).await),
             because(Code::PermissionDenied, "PERMISSION_MISSING"),
@@ -312,6 +312,7 @@ async fn reflection_lists_the_services_that_are_served_and_no_other() {
         "holdfast.backup.v1.AuditService",
         "holdfast.backup.v1.BackupService",
         "holdfast.backup.v1.OperationService",
+        "holdfast.lock.v1.LockService",
     ];
     assert_eq!(names, expected.map(str::to_owned).into());
 }

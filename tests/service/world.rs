@@ -15,6 +15,8 @@ use holdfast::grpc::proto::backup::{
     Backup, BackupRequest, CancelOperationRequest, Encryption, ListBackupsRequest, Operation, OperationError, RestoreRequest,
     RestoreResult, SetEncryptionRequest, WaitOperationRequest,
 };
+use holdfast::grpc::proto::lock::lock_service_client::LockServiceClient;
+use holdfast::grpc::proto::lock::{AcquireLockRequest, ExpiryPolicy, LockLease, LockPurpose, ReleaseLockRequest};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::interceptor::InterceptedService;
@@ -24,6 +26,8 @@ use tonic_types::{ErrorDetail, StatusExt};
 use super::zoo::all_of;
 
 pub const TOKEN: &str = "a-token-for-tests-0123456789abcdef";
+/// Of the update-service.
+pub const UPDATE_TOKEN: &str = "another-token-for-tests-0123456789";
 pub const PASSPHRASE: &str = "correct horse battery staple";
 pub const BINARY: &str = env!("CARGO_BIN_EXE_holdfast");
 const PASSWORD: &str = "a-password-for-tests";
@@ -33,6 +37,12 @@ pub type Calls = InterceptedService<Channel, Bearer>;
 /// Sends the token with every call.
 #[derive(Clone)]
 pub struct Bearer(MetadataValue<Ascii>);
+
+impl Bearer {
+    pub fn of(token: &str) -> Self {
+        Self(format!("Bearer {token}").parse().unwrap())
+    }
+}
 
 impl tonic::service::Interceptor for Bearer {
     fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status> {
@@ -146,6 +156,8 @@ pub struct World {
     service: Option<Service>,
     settings: Vec<(String, String)>,
     cluster: Arc<Cluster>,
+    /// Name of the file that the service writes its log to.
+    log: String,
 }
 
 /// URLs of a database for the platform and for a superuser.
@@ -221,18 +233,22 @@ impl World {
             superuser.execute(sqlx::raw_sql(AssertSqlSafe(statement.to_owned()))).await.unwrap();
         }
         drop(copying);
-        let dir = Arc::new(tempfile::tempdir().unwrap());
-        std::fs::create_dir(dir.path().join("backups")).unwrap();
-        for (name, text) in [("token", TOKEN), ("password", PASSWORD), ("seal-key", "0123456789abcdef0123456789abcdef")] {
-            std::fs::write(dir.path().join(name), text).unwrap();
-        }
-        Self { database, dir, service: None, settings: Vec::new(), cluster }
+        Self { database, dir: new_dir(), service: None, settings: Vec::new(), cluster, log: "log".into() }
     }
 
-    /// A second service for the same database and folder; it is not started yet.
+    /// Another service for the same database, with a folder of its own; it is not started yet.
+    pub fn elsewhere(&self) -> Self {
+        let mut other = self.twin();
+        other.dir = new_dir();
+        other
+    }
+
+    /// Another service for the same database and folder, with a log of its own; it is not started yet.
     pub fn twin(&self) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(2);
         let (database, dir, settings) = (self.database.clone(), self.dir.clone(), self.settings.clone());
-        Self { database, dir, service: None, settings, cluster: self.cluster.clone() }
+        let log = format!("log-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        Self { database, dir, service: None, settings, cluster: self.cluster.clone(), log }
     }
 
     pub fn folder(&self) -> PathBuf {
@@ -241,13 +257,23 @@ impl World {
 
     /// What the service wrote to its log, over all its starts.
     pub fn log(&self) -> String {
-        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+        std::fs::read_to_string(self.dir.path().join(&self.log)).unwrap_or_default()
     }
 
-    /// Starts the service. `Err` with its exit status and what it printed when it ends instead of getting ready.
+    /// Starts the service. `Err` with its exit status and what it printed when it ends instead.
     pub async fn start(&mut self) -> Result<(), String> {
+        self.launch("\"started\"").await
+    }
+
+    /// The same, and comes back as soon as it listens; it may wait for its database then.
+    pub async fn start_to_listen(&mut self) -> Result<(), String> {
+        self.launch("\"listening\"").await
+    }
+
+    /// Runs the service until its log has this message.
+    async fn launch(&mut self, message: &str) -> Result<(), String> {
         let path = |name: &str| self.dir.path().join(name).display().to_string();
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("log")).unwrap();
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join(&self.log)).unwrap();
         let seen = self.log().len();
         let mut command = Command::new(BINARY);
         command.arg("serve").env_clear().stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
@@ -263,6 +289,7 @@ impl World {
             ("HOLDFAST_DATABASE__BACKUP_PASSWORD_FILE", path("password")),
             ("HOLDFAST_DATABASE__RESTORE_PASSWORD_FILE", path("password")),
             ("HOLDFAST_TOKEN_FILE", path("token")),
+            ("HOLDFAST_UPDATE_TOKEN_FILE", path("update-token")),
             ("HOLDFAST_SEAL_KEY_FILE", path("seal-key")),
             ("HOLDFAST_ALLOW_PLAINTEXT_SECRETS", "true".to_owned()),
         ]);
@@ -271,8 +298,8 @@ impl World {
         let address = eventually(Duration::from_secs(60), || {
             let log = self.log();
             let ended = process.try_wait().unwrap();
-            let listening = log[seen..].lines().find(|line| line.contains("\"listening\"")).map(str::to_owned);
-            ended.map(Err).or(listening.map(Ok))
+            let line = log[seen..].lines().find(|line| line.contains(message)).map(str::to_owned);
+            ended.map(Err).or(line.map(Ok))
         })
         .await;
         let line = match address {
@@ -323,12 +350,22 @@ impl World {
 
     /// Ends PostgreSQL as a power cut would, and starts it again.
     pub async fn crash_database(&self) {
-        let (pid, script) = (self.cluster.folder.join("data/postmaster.pid"), repository().join("deploy/dev/postgres.sh"));
+        self.stop_database().await;
+        self.start_database();
+    }
+
+    pub fn start_database(&self) {
+        let script = repository().join("deploy/dev/postgres.sh");
+        assert!(Command::new(script).arg("start").arg(&self.cluster.folder).status().unwrap().success());
+    }
+
+    /// Ends PostgreSQL as a power cut would.
+    pub async fn stop_database(&self) {
+        let pid = self.cluster.folder.join("data/postmaster.pid");
         let postmaster = std::fs::read_to_string(&pid).unwrap().lines().next().unwrap().to_owned();
         // What `pg_ctl stop -m immediate` sends.
         super::zoo::signal("-QUIT", &postmaster);
         eventually(Duration::from_secs(60), || (!pid.exists()).then_some(())).await;
-        assert!(Command::new(script).arg("start").arg(&self.cluster.folder).status().unwrap().success());
     }
 
     /// Asks the service to end, and waits until it has. Returns its exit code.
@@ -360,18 +397,31 @@ impl World {
     }
 
     pub fn bearer(&self) -> Bearer {
-        Bearer(format!("Bearer {TOKEN}").parse().unwrap())
+        Bearer::of(TOKEN)
     }
 
     /// Takes the maintenance lock as a software update does, until `end_update`.
-    pub async fn begin_update(&self) {
-        let lease = "insert into holdfast.lease (lock_name, fencing_token, lease_id_hash, holder_id, purpose, reason, expiry_policy, expire_time)
-             values ('platform-maintenance', 1000000, '', 'update-service', 'SOFTWARE_UPDATE', 'Update to 8.4.1', 'HOLD', now() + interval '1 hour')";
-        self.sql_as_superuser(lease).await;
+    pub async fn begin_update(&self) -> LockLease {
+        let request = AcquireLockRequest {
+            name: "locks/platform-maintenance".into(),
+            holder_id: "update-8.4.1".into(),
+            purpose: LockPurpose::SoftwareUpdate.into(),
+            reason: "Update to 8.4.1".into(),
+            ttl: Some(prost_types::Duration { seconds: 900, nanos: 0 }),
+            expiry_policy: ExpiryPolicy::Hold.into(),
+            ..Default::default()
+        };
+        self.locks(UPDATE_TOKEN).await.acquire_lock(request).await.unwrap().into_inner()
     }
 
-    pub async fn end_update(&self) {
-        self.sql_as_superuser("delete from holdfast.lease where holder_id = 'update-service'").await;
+    pub async fn end_update(&self, lease: LockLease) {
+        let request = ReleaseLockRequest { name: lease.lock, lease_id: lease.lease_id };
+        self.locks(UPDATE_TOKEN).await.release_lock(request).await.unwrap();
+    }
+
+    /// The lock service, as whoever has this token.
+    pub async fn locks(&self, token: &str) -> LockServiceClient<Calls> {
+        LockServiceClient::with_interceptor(self.channel().await, Bearer::of(token))
     }
 
     /// A database connection of the platform itself.
@@ -480,8 +530,13 @@ impl World {
 
     /// Whether the service says that it is ready.
     pub async fn ready(&self) -> bool {
+        self.serves("").await
+    }
+
+    /// What health says of a service.
+    pub async fn serves(&self, service: &str) -> bool {
         let channel = Endpoint::from_shared(self.address()).unwrap().connect().await.unwrap();
-        let request = tonic_health::pb::HealthCheckRequest { service: String::new() };
+        let request = tonic_health::pb::HealthCheckRequest { service: service.to_owned() };
         let answer = tonic_health::pb::health_client::HealthClient::new(channel).check(request).await.unwrap();
         answer.into_inner().status() == tonic_health::pb::health_check_response::ServingStatus::Serving
     }
@@ -604,6 +659,22 @@ impl World {
     }
 }
 
+/// What a service has of its own: the folder, and the files of its secrets.
+fn new_dir() -> Arc<tempfile::TempDir> {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("backups")).unwrap();
+    let secrets = [
+        ("token", TOKEN),
+        ("update-token", UPDATE_TOKEN),
+        ("password", PASSWORD),
+        ("seal-key", "0123456789abcdef0123456789abcdef"),
+    ];
+    for (name, text) in secrets {
+        std::fs::write(dir.path().join(name), text).unwrap();
+    }
+    Arc::new(dir)
+}
+
 impl Drop for World {
     fn drop(&mut self) {
         self.kill();
@@ -622,7 +693,7 @@ pub fn refused(status: tonic::Status) -> OperationError {
     let infos =
         details.into_iter().filter_map(|detail| if let ErrorDetail::ErrorInfo(info) = detail { Some(info) } else { None });
     let [info] = <[_; 1]>::try_from(infos.collect::<Vec<_>>()).unwrap_or_else(|infos| panic!("{infos:?} in {status:?}"));
-    assert_eq!(info.domain, "backup.holdfast", "{status:?}");
+    assert!(["backup.holdfast", "lock.holdfast"].contains(&info.domain.as_str()), "{status:?}");
     OperationError {
         code: status.code().into(),
         message: status.message().to_owned(),
