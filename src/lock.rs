@@ -26,6 +26,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub enum Error {
     #[error("{} holds the maintenance lock: {}", .0.principal, .0.reason)]
     Held(Box<Holder>),
+    /// Nobody has it; a software update that waits for it comes first.
+    #[error("{} waits for the maintenance lock: {}", .0.principal, .0.reason)]
+    Awaited(Box<Holder>),
     /// The lease of the holder before is over; its last transaction is not.
     #[error("the last transaction of the holder before is still being ended")]
     Draining,
@@ -37,6 +40,9 @@ pub enum Error {
     TokenMismatch,
     #[error("the lock service does not answer")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The caller holds the lock already, under this `request_id` and other terms.
+    #[error("the request_id belongs to another request for the lock")]
+    RequestIdReused,
     #[error("another service hosts the maintenance lock")]
     Elsewhere,
     /// To ask again changes nothing: what it answers is not in the contract, or it refuses this service.
@@ -47,7 +53,7 @@ pub enum Error {
 /// A host of the lock. No call waits for the lock.
 pub trait Locks: Send + Sync {
     /// # Errors
-    /// `Error::Held`, `Error::Draining`.
+    /// `Error::Held`, `Error::Awaited`, `Error::Draining`.
     fn acquire(&self, terms: Terms) -> BoxFuture<'static, Result<Lease, Error>>;
 
     /// Extends a lease by its ttl from now.

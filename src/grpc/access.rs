@@ -249,7 +249,9 @@ pub fn check_transport(extensions: &Extensions, allow_plaintext_secrets: bool) -
         return Ok(());
     }
     let failure = Failure::new(Reason::TransportNotSecure, "A secret was sent over a connection without TLS, and is refused.");
-    Err(failure.instructions("Choose another passphrase if others could read the connection, and call over TLS.").into())
+    Err(failure
+        .instructions("If others could read the connection, the secret is theirs: choose another. Then call over TLS.")
+        .into())
 }
 
 /// Whether a connection is encrypted. Only plain TCP is served so far: what the TLS listener leaves in the extensions is

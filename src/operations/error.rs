@@ -99,7 +99,10 @@ impl Error {
     /// Whether to ask for the lock again may help.
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Lock(error) => matches!(error, lock::Error::Held(_) | lock::Error::Draining | lock::Error::Unavailable(_)),
+            Self::Lock(error) => {
+                use lock::Error::{Awaited, Draining, Held, Unavailable};
+                matches!(error, Held(_) | Awaited(_) | Draining | Unavailable(_))
+            }
             Self::Database(error) => error.passes(),
             _ => false,
         }
@@ -244,7 +247,11 @@ fn database(error: &postgres::Error, failure: impl Fn(Reason) -> Failure) -> Fai
 fn lock(error: &lock::Error, failure: impl Fn(Reason) -> Failure) -> Failure {
     use lock::Error as Lock;
     match error {
-        Lock::Held(holder) => held(holder),
+        Lock::Held(holder) => held(holder, holder_text(holder)),
+        Lock::Awaited(update) => {
+            let since = rfc3339(update.acquire_time);
+            held(update, format!("{} waits for the maintenance lock since {since}, and comes first: {}", update.principal, update.reason))
+        }
         Lock::Draining => {
             let message = "The operation before this one was given up, and its last transaction is still being rolled back.";
             Failure::new(Reason::OperationInProgress, message).subject(NAME).retry_after(LATER)
@@ -263,53 +270,56 @@ fn lock(error: &lock::Error, failure: impl Fn(Reason) -> Failure) -> Failure {
                 "Nothing was begun. Check the lock service, and the address and credentials that are configured for it.",
             )
         }
-        // Asked of the lock service only, which answers in its own words.
-        Lock::TokenMismatch | Lock::Elsewhere => Failure::new(Reason::Internal, "Something went wrong within Holdfast."),
+        Lock::Elsewhere => failure(Reason::LockServiceUnusable).subject(NAME).instructions(
+            "Nothing was begun. Another process of this installation was started with another HOLDFAST_LOCK__MODE: give all the same.",
+        ),
+        // Asked by others only, who are answered in other words.
+        Lock::TokenMismatch | Lock::RequestIdReused => {
+            Failure::new(Reason::Internal, "Something went wrong within Holdfast.")
+        }
     }
 }
 
-/// Who has the lock, why, since when, until when, and what to do.
-fn held(holder: &Holder) -> Failure {
-    let own = holder.purpose.own();
-    let reason = if own { Reason::OperationInProgress } else { Reason::SoftwareUpdateInProgress };
-    let (since, until) = (rfc3339(holder.acquire_time), rfc3339(holder.expire_time));
+/// Who has the lock, what for, why, since when and until when.
+fn holder_text(holder: &Holder) -> String {
     let what = match holder.purpose {
         Purpose::Backup => "A backup is running",
         Purpose::Restore => "A restore is running",
         Purpose::SoftwareUpdate => "A software update is running",
         Purpose::Maintenance => "An administrator is at work",
     };
-    let why = holder.reason.trim_end_matches('.');
-    let message = match (own, holder.stale) {
-        (true, _) => format!("{what} since {since}: {why}."),
-        (false, false) => {
-            format!("{what} since {since}, by {}: {why}. It has the lock until {until} unless it renews it.", holder.principal)
-        }
-        (false, true) => {
-            format!(
-                "{what} since {since}, by {}: {why}. It has not renewed the lock since {}, and keeps it.",
-                holder.principal,
-                rfc3339(holder.renew_time)
-            )
-        }
+    let Holder { principal, reason, .. } = holder;
+    let (since, until, renewed) = (rfc3339(holder.acquire_time), rfc3339(holder.expire_time), rfc3339(holder.renew_time));
+    let why = reason.trim_end_matches('.');
+    let then = match holder.stale {
+        false => format!("It has the lock until {until} unless it renews it"),
+        true => format!("It has not renewed the lock since {renewed}, and keeps it"),
     };
+    format!("{what} since {since}, by {principal}: {why}. {then}")
+}
+
+/// Who is in the way, in words and as data, and what to do.
+fn held(holder: &Holder, message: String) -> Failure {
+    let own = holder.purpose.own();
+    let reason = if own { Reason::OperationInProgress } else { Reason::SoftwareUpdateInProgress };
+    let message = format!("{}.", message.trim_end_matches('.'));
     let mut failure = Failure::new(reason, message)
         .with("lock", NAME)
         .with("holder", &holder.principal)
         .with("holderId", &holder.holder_id)
         .with("holderReason", &holder.reason)
         .with("purpose", holder.purpose.word())
-        .with("acquireTime", since)
-        .with("expireTime", until)
+        .with("acquireTime", rfc3339(holder.acquire_time))
+        .with("expireTime", rfc3339(holder.expire_time))
         .with("stale", holder.stale)
         .subject(NAME);
     if !holder.operation.is_empty() {
         failure = failure.with("operation", &holder.operation);
     }
     match (own, holder.stale) {
-        (true, _) => failure.retry_after(LATER).instructions("Wait for its end, or call with lock_wait."),
+        (true, false) => failure.retry_after(LATER).instructions("Wait for its end, or call with lock_wait."),
         (false, false) => failure.instructions("Wait for its end, or call with lock_wait."),
-        (false, true) => failure.instructions(
+        (_, true) => failure.instructions(
             "Let the update-service take it up again. Only when the update is known to be over or given up: an administrator ends the hold with ForceReleaseLock.",
         ),
     }

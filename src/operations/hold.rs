@@ -11,9 +11,9 @@ use super::work::Work;
 use super::{Error, Holdfast, Result};
 use crate::lock::{self, Held};
 use crate::model::backup::Trigger;
-use crate::model::lock::{ExpiryPolicy, HOLDFAST, Purpose, Terms};
+use crate::model::lock::{ExpiryPolicy, HOLDFAST, Lock, Purpose, Terms};
 use crate::model::operation::{Kind, Operation, Phase};
-use crate::postgres;
+use crate::postgres::{self, Advance};
 
 /// Longest reason that a lock service takes.
 const MAX_REASON: usize = 256;
@@ -45,7 +45,7 @@ impl Holdfast {
         let held = self.ask_for_lock(operation).await;
         // What was granted without our knowing would be in the way until its lease is over.
         if let Err(error) = &held
-            && !matches!(error, Error::Lock(lock::Error::Held(_) | lock::Error::Draining))
+            && !matches!(error, Error::Lock(lock::Error::Held(_) | lock::Error::Awaited(_) | lock::Error::Draining))
         {
             self.0.tasks.spawn(self.clone().let_go_later(operation.clone()));
         }
@@ -55,23 +55,36 @@ impl Holdfast {
     async fn ask_for_lock(&self, operation: &Operation) -> Result<Option<Held>> {
         let Some(terms) = self.terms(operation) else { return Ok(None) };
         let locks = &self.0.parts.locks;
+        let name = terms.operation.clone();
         let held = locks.acquire(terms).await?;
         if self.0.parts.hosted.is_none()
-            && let Err(error) = self.0.parts.state.advance_fence(held.lease.fencing_token).await
+            && let Err(error) = self.announce(&held, &name).await
         {
-            if let Err(error) = locks.release(&held).await {
-                tracing::warn!(%error, "the maintenance lock could not be released; it is free when its lease is over");
-            }
-            return Err(match error {
-                postgres::Error::FenceLost => {
-                    let problem = "it granted a fencing token that is not greater than those before; it may have lost its state";
-                    lock::Error::Unusable(problem.into()).into()
-                }
-                postgres::Error::Locked(_) => lock::Error::Draining.into(),
-                error => error.into(),
-            });
+            self.release(&held).await;
+            return Err(error);
         }
         Ok(Some(held))
+    }
+
+    /// Gives back a lease under which nothing was begun.
+    pub(super) async fn release(&self, held: &Held) {
+        if let Err(error) = self.0.parts.locks.release(held).await {
+            tracing::warn!(%error, "the maintenance lock could not be released; it is free when its lease is over");
+        }
+    }
+
+    /// Tells the database of a lease that another service granted.
+    async fn announce(&self, held: &Held, operation: &str) -> Result<()> {
+        match self.0.parts.state.advance_fence(held.lease.fencing_token, operation).await {
+            Ok(Advance::Done) => Ok(()),
+            Ok(Advance::Outdated) => {
+                let problem = "it granted a fencing token that is not greater than those before; it may have lost its state";
+                Err(lock::Error::Unusable(problem.into()).into())
+            }
+            Ok(Advance::NotInForce) => Err(lock::Error::Elsewhere.into()),
+            Err(postgres::Error::Locked(_)) => Err(lock::Error::Draining.into()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Takes the lock for an operation as soon as it is free. What may pass is waited for until `wait` is over. A lease whose
@@ -89,7 +102,7 @@ impl Holdfast {
                 return Err(refused);
             }
             match &refused {
-                Error::Lock(lock::Error::Held(holder)) => {
+                Error::Lock(lock::Error::Held(holder) | lock::Error::Awaited(holder)) => {
                     work.phase(Phase::WaitingForLock, &format!("Waits for {}: {}.", holder.principal, holder.reason));
                 }
                 error => {
@@ -129,9 +142,29 @@ impl Holdfast {
 
     /// Whether the lock could be had now.
     pub(super) async fn lock_is_free(&self) -> Result<()> {
-        match self.0.parts.locks.look().await?.holder {
+        match self.get_lock().await?.holder {
             None => Ok(()),
             Some(holder) => Err(lock::Error::Held(Box::new(holder)).into()),
+        }
+    }
+
+    /// Whether a software update, say, is at work: what is half done must not be looked at. A lock that cannot be asked
+    /// keeps nobody from looking.
+    pub(super) async fn not_taken_by_others(&self) -> std::result::Result<(), lock::Error> {
+        match self.get_lock().await {
+            Ok(Lock { holder: Some(holder), .. }) if !holder.purpose.own() => Err(lock::Error::Held(Box::new(holder))),
+            _ => Ok(()),
+        }
+    }
+
+    /// For work that needs no lock and gives way: ends when it must.
+    pub(super) async fn lock_is_taken_by_others(&self) -> lock::Error {
+        const POLL: Duration = Duration::from_secs(1);
+        loop {
+            sleep(POLL).await;
+            if let Err(taken) = self.not_taken_by_others().await {
+                return taken;
+            }
         }
     }
 }

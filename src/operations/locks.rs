@@ -11,7 +11,7 @@ use super::{Holdfast, SealKey, blocking};
 use crate::folder::Folder;
 use crate::lock::{Error, Locks};
 use crate::model::OperationId;
-use crate::model::lock::{Lease, LeaseId, Lock, Purpose, Terms};
+use crate::model::lock::{Holder, Lease, LeaseId, Lock, Purpose, Terms};
 use crate::postgres;
 use crate::postgres::state::{Asked, State};
 
@@ -47,9 +47,20 @@ impl Hosted {
     async fn acquire(&self, terms: &Terms, caller: &Caller) -> Result<Lease> {
         match self.state.ask_for_lock(terms).await.map_err(unavailable)? {
             Asked::Taken(holder) => Err(Error::Held(Box::new(holder))),
+            Asked::Awaited(update) => Err(Error::Awaited(Box::new(update))),
             Asked::Draining => Err(Error::Draining),
+            Asked::Reused => Err(Error::RequestIdReused),
+            Asked::Elsewhere => Err(Error::Elsewhere),
             Asked::Known { fencing_token, sealed_id, expire_time } => {
-                let id = self.seal_key.open_lease_id(&sealed_id).map_err(|error| Error::Unavailable(error.into()))?;
+                let id = match self.seal_key.open_lease_id(&sealed_id) {
+                    Ok(id) => id,
+                    // Sealed under another key.
+                    Err(_) => {
+                        let (id, sealed_id) = self.new_id()?;
+                        self.state.replace_lease_id(fencing_token, &id, &sealed_id).await.map_err(unavailable)?;
+                        id
+                    }
+                };
                 Ok(Lease { id, fencing_token, ttl: terms.ttl, expire_time })
             }
             Asked::Free(grant) => {
@@ -59,12 +70,17 @@ impl Hosted {
                 if let Some(operation) = work {
                     self.discard(operation).await;
                 }
-                let no_random = || Error::Unavailable("the system has no random numbers".into());
-                let id = LeaseId::random().ok_or_else(no_random)?;
-                let sealed_id = self.seal_key.seal_lease_id(&id).map_err(|error| Error::Unavailable(error.into()))?;
+                let (id, sealed_id) = self.new_id()?;
                 grant.take(terms, id, &sealed_id, caller).await.map_err(unavailable)
             }
         }
+    }
+
+    fn new_id(&self) -> Result<(LeaseId, Vec<u8>)> {
+        let no_random = || Error::Unavailable("the system has no random numbers".into());
+        let id = LeaseId::random().ok_or_else(no_random)?;
+        let sealed_id = self.seal_key.seal_lease_id(&id).map_err(|error| Error::Unavailable(error.into()))?;
+        Ok((id, sealed_id))
     }
 
     async fn discard(&self, operation: OperationId) {
@@ -121,7 +137,7 @@ impl Holdfast {
         let end = Instant::now() + wait;
         loop {
             let refused = match hosted.acquire(&terms, caller).await {
-                Err(error @ (Error::Held(_) | Error::Draining)) => error,
+                Err(error @ (Error::Held(_) | Error::Awaited(_) | Error::Draining)) => error,
                 answer => return answer,
             };
             let stale = matches!(&refused, Error::Held(holder) if holder.stale);
@@ -161,9 +177,12 @@ impl Holdfast {
         state.look_at_lock().await.map_err(unavailable)
     }
 
-    /// Wherever it is hosted.
+    /// Wherever it is hosted. Whoever looks is not in the way of renewals.
     pub async fn get_lock(&self) -> Result<Lock> {
-        self.0.parts.locks.look().await
+        match &self.0.parts.hosted {
+            Some(hosted) => hosted.look().await,
+            None => self.0.parts.locks.look().await,
+        }
     }
 
     /// Waits until the lock differs from `seen`, renewals left out, or `limit` is over; returns it as it is then.
@@ -178,11 +197,15 @@ impl Holdfast {
         }
     }
 
-    /// Tells of a software update that keeps the lock and does not renew it any more.
-    pub(super) async fn tell_of_stale_lock(&self) -> super::Result<()> {
+    /// Tells of a holder that does not renew the lock any more.
+    pub(super) async fn tell_end_of_lease(&self) -> super::Result<()> {
         let Ok(hosted) = self.hosted() else { return Ok(()) };
-        if hosted.state.tell_stale().await? > 0 {
-            tracing::error!("the holder of the maintenance lock does not renew it any more, and keeps it: somebody must look");
+        if let Some(Holder { principal, reason, .. }) = hosted.state.tell_end().await? {
+            tracing::error!(
+                principal,
+                reason,
+                "the holder of the maintenance lock does not renew it any more, and keeps it: somebody must look"
+            );
         }
         Ok(())
     }

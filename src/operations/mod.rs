@@ -106,6 +106,7 @@ impl Holdfast {
     pub async fn start(parts: Parts) -> Result<Self> {
         parts.state.inspect(&parts.catalog).await?;
         parts.state.check_rules(&parts.catalog).await?;
+        parts.state.set_fencing().await?;
         let system = parts.state.system().await?;
         let volume = Self::volume(&parts, system).await?;
         let (refusals, waiting) = events::Refusals::new();

@@ -20,9 +20,10 @@ use crate::postgres::{Purpose, Restore};
 const VALID: Duration = Duration::from_secs(3600);
 
 impl Holdfast {
-    /// Starts a preview. It takes no lock: others may work meanwhile.
+    /// Starts a preview. It takes no lock: others may work meanwhile. It gives way to a software update.
     pub async fn preview_restore(&self, caller: &Caller, request: PreviewRequest) -> Result<Operation> {
         self.accepting()?;
+        self.not_taken_by_others().await?;
         let place = self.0.previews.clone().try_acquire_owned().map_err(|_| Error::TooManyTransfers)?;
         let source = self.open(&request.backup, request.passphrase.as_ref(), &request.resources).await?;
         let accepted = Operation::accepted(new_operation_id(), Kind::Preview, caller, "", now());

@@ -56,7 +56,7 @@ impl Holdfast {
                 tracing::warn!(%error, operation_id = %id, "an operation without an owner could not be ended yet");
             }
         }
-        self.tell_of_stale_lock().await?;
+        self.tell_end_of_lease().await?;
         Ok(state.finish_sequences(&self.0.parts.catalog).await?)
     }
 
@@ -66,6 +66,11 @@ impl Holdfast {
         if operation.kind != Kind::Preview {
             let (folder, id) = (self.0.parts.folder.clone(), operation.id);
             super::blocking(move || folder.discard(id)).await??;
+        }
+        // What a restore left to be done is best done while nobody else has the lock. It only raises sequences, so that it
+        // harms nobody if it comes later.
+        if let Err(error) = state.finish_sequences(&self.0.parts.catalog).await {
+            tracing::warn!(%error, "the sequences of a restore could not be raised yet");
         }
         // Waits for the last transaction of the dead owner, so that its outcome is settled.
         self.let_go(&operation).await?;

@@ -172,10 +172,8 @@ impl Holdfast {
             false => None,
         };
         let accepted = self.0.parts.state.accept(&operation, self.0.instance, &request).await;
-        if let (Some(held), false) = (&held, matches!(accepted, Ok(Accepted::New)))
-            && let Err(error) = self.0.parts.locks.release(held).await
-        {
-            tracing::warn!(%error, "the maintenance lock could not be released; it is free when its lease is over");
+        if let (Some(held), false) = (&held, matches!(accepted, Ok(Accepted::New))) {
+            self.release(held).await;
         }
         match accepted? {
             Accepted::New => {}
@@ -229,19 +227,11 @@ impl Holdfast {
             () = self.tend(&work) => Err(Error::Bug("an operation was left alone")),
             result = self.locked(&work, held, lock_wait, run) => result,
         };
-        work.blocking.close();
-        if timeout(Duration::from_secs(60), work.blocking.wait()).await.is_err() {
-            tracing::error!(operation_id = %id, "a blocking part of the operation does not end");
+        // However long the end takes, nobody may take its owner for dead.
+        tokio::select! {
+            () = self.tend(&work) => {}
+            () = self.end(&work, result) => {}
         }
-        let outcome = match result {
-            Ok(outcome) => outcome,
-            Err(error) => {
-                let failure = error.failure();
-                tracing::warn!(operation_id = %id, reason = ?failure.reason, message = failure.message, "operation failed");
-                Outcome::Failed(Box::new(failure))
-            }
-        };
-        self.end(&work, outcome).await;
         self.0.works.all().remove(&id);
     }
 
@@ -269,7 +259,7 @@ impl Holdfast {
         let keep = async {
             match &held {
                 Some(held) => self.0.parts.locks.keep(held).await,
-                None => std::future::pending().await,
+                None => self.lock_is_taken_by_others().await,
             }
         };
         let run = AssertUnwindSafe(run(work.clone())).catch_unwind();
@@ -335,21 +325,31 @@ impl Holdfast {
 
     /// Gives the lock back and writes how an operation ended, in this order. Tries until both are done: the caller must
     /// learn the truth. What the service could not write before it stops, the next one finds out.
-    async fn end(&self, work: &Work, outcome: Outcome) {
+    async fn end(&self, work: &Work, result: Result<Outcome>) {
+        /// Nobody waits for longer for a volume that hangs.
+        const BLOCKING: Duration = Duration::from_secs(60);
         /// More than the server gives a statement.
         const ANSWER: Duration = Duration::from_secs(30);
         const LAST_CHANCE: Duration = Duration::from_secs(3);
-        let operation = {
-            let operation = &mut work.state().operation;
-            operation.phase = Phase::Done;
-            operation.end_time = Some(now());
-            operation.detail.clear();
-            if !matches!(outcome, Outcome::Failed(_)) {
+        let mut operation = work.operation();
+        work.blocking.close();
+        if timeout(BLOCKING, work.blocking.wait()).await.is_err() {
+            tracing::error!(operation_id = %operation.id, "a blocking part of the operation does not end");
+        }
+        operation.phase = Phase::Done;
+        operation.end_time = Some(now());
+        operation.detail.clear();
+        operation.outcome = Some(match result {
+            Ok(outcome) => {
                 operation.progress.percent = 100;
+                outcome
             }
-            operation.outcome = Some(outcome);
-            operation.clone()
-        };
+            Err(error) => {
+                let failure = error.failure();
+                tracing::warn!(operation_id = %operation.id, reason = ?failure.reason, message = failure.message, "operation failed");
+                Outcome::Failed(Box::new(failure))
+            }
+        });
         let write = async {
             // A database that went silent in the middle of it is asked again.
             while let Err(error) = timeout(ANSWER, self.write_end(&operation)).await.unwrap_or(Err(Error::TimedOut)) {

@@ -14,6 +14,16 @@ pub enum Fencing {
     Foreign,
 }
 
+/// Whether the holder of a foreign token is the newest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Advance {
+    Done,
+    /// The database knows of this token, but for another operation, or of a newer one.
+    Outdated,
+    /// The lock is hosted here now.
+    NotInForce,
+}
+
 /// Passes the fence with this token.
 ///
 /// # Errors
@@ -36,11 +46,40 @@ impl State {
     /// of holders before it, which cannot begin another.
     ///
     /// # Errors
-    /// `Error::FenceLost`: the database knows of this token, or a newer one. `Error::Locked`: such a transaction does not end.
-    pub async fn advance_fence(&self, token: i64) -> Result<(), Error> {
-        // Not the function for updates, which may announce themselves again: a token of ours that is known was another's.
-        let advance = "UPDATE fence SET max_token = $1 WHERE lock_name = 'platform-maintenance' AND max_token < $1";
-        let advanced = sqlx::query(advance).bind(token).execute(&self.pool).await?;
-        if advanced.rows_affected() == 1 { Ok(()) } else { Err(Error::FenceLost) }
+    /// `Error::Locked`: such a transaction does not end.
+    pub async fn advance_fence(&self, token: i64, operation: &str) -> Result<Advance, Error> {
+        // Not the function for updates, which may all announce themselves again: of ours, only one whose answer was lost.
+        let advance = "UPDATE fence SET max_token = $1, operation = $2
+                       WHERE lock_name = 'platform-maintenance' AND in_force AND (max_token < $1 OR (max_token = $1 AND operation = $2))";
+        let advanced = sqlx::query(advance).bind(token).bind(operation).execute(&self.pool).await?;
+        if advanced.rows_affected() == 1 {
+            return Ok(Advance::Done);
+        }
+        let in_force = sqlx::query_scalar("SELECT in_force FROM fence WHERE lock_name = 'platform-maintenance'");
+        Ok(if in_force.fetch_one(&self.pool).await? { Advance::Outdated } else { Advance::NotInForce })
+    }
+
+    /// Makes the leases of the host that is configured the only ones that count, for every process on this database. Waits for the protected
+    /// transactions of the other; it cannot begin another.
+    ///
+    /// # Errors
+    /// `Error::Locked`: somebody holds the lock, or such a transaction does not end.
+    pub async fn set_fencing(&self) -> Result<(), Error> {
+        let fencing = self.database.fencing;
+        let mut transaction = self.pool.begin().await?;
+        sqlx::query("SELECT FROM lock WHERE lock_name = 'platform-maintenance' FOR UPDATE").execute(&mut *transaction).await?;
+        let change = "UPDATE fence SET in_force = $1, operation = '' WHERE lock_name = 'platform-maintenance' AND in_force <> $1";
+        let changed =
+            sqlx::query(change).bind(fencing == Fencing::Foreign).execute(&mut *transaction).await?.rows_affected() == 1;
+        let holder = "SELECT principal || ': ' || reason FROM lease WHERE NOT revoked AND (expiry_policy = 'HOLD' OR expire_time > clock_timestamp())";
+        if changed && let Some(holder) = sqlx::query_scalar::<_, String>(holder).fetch_optional(&mut *transaction).await? {
+            return Err(Error::Locked(vec![format!(
+                "the maintenance lock, to be hosted by another service from now on, is held by {holder}"
+            )]));
+        }
+        if changed {
+            tracing::warn!(?fencing, "the maintenance lock is hosted by another service than before");
+        }
+        Ok(transaction.commit().await?)
     }
 }

@@ -30,7 +30,7 @@ use zeroize::Zeroizing;
 use crate::model::TableName;
 
 pub use drift::compatible;
-pub use fence::Fencing;
+pub use fence::{Advance, Fencing};
 pub use restore::{Committed, Purpose, Restore};
 pub use schema::{Schema, Table};
 pub use snapshot::{Contents, Snapshot};

@@ -79,9 +79,6 @@ impl Restore {
             Purpose::Restore { fencing_token } => {
                 connection.execute(sqlx::raw_sql("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")).await?;
                 fence::pass(&mut connection, database.fencing, fencing_token).await?;
-                if !sqlx::query_scalar(fence::NO_UPDATE).fetch_one(&mut connection).await? {
-                    return Err(Error::Updating);
-                }
             }
             // Temporary tables are all that it writes.
             Purpose::Preview => {
@@ -97,6 +94,9 @@ impl Restore {
                     }
                 }
             }
+        }
+        if !sqlx::query_scalar(fence::NO_UPDATE).fetch_one(&mut connection).await? {
+            return Err(Error::Updating);
         }
         rules::name_caller(&mut connection, caller).await?;
         let transaction = sqlx::query_scalar("SELECT pg_catalog.pg_current_xact_id()::text").fetch_one(&mut connection).await?;

@@ -27,6 +27,7 @@ mod golden;
 mod interop;
 mod kills;
 mod load;
+mod lock;
 mod operations;
 mod pooler;
 mod preview;

@@ -15,7 +15,10 @@ ALTER TABLE lease
     ADD COLUMN sealed_id  bytea NOT NULL,  -- the lease_id for whom the answer did not reach; sealed
     ADD COLUMN ttl        interval NOT NULL,
     ADD COLUMN revoked    boolean NOT NULL DEFAULT false, -- taken away; gone as soon as its last transaction has ended
-    ADD COLUMN told_stale boolean NOT NULL DEFAULT false;
+    ADD COLUMN told_end   boolean NOT NULL DEFAULT false; -- that it ended without a release
+
+-- There is one lock, and it has one holder.
+CREATE UNIQUE INDEX lease_holder ON lease (lock_name);
 
 -- First statement of every protected transaction. False: the lease is over, stop.
 CREATE OR REPLACE FUNCTION fence(name text, token bigint) RETURNS boolean
@@ -28,7 +31,9 @@ END;
 -- Where another service hosts the lock, this database keeps the newest token that it heard of.
 CREATE TABLE fence (
     lock_name text PRIMARY KEY,
-    max_token bigint NOT NULL DEFAULT 0
+    max_token bigint NOT NULL DEFAULT 0,
+    operation text NOT NULL DEFAULT '',       -- of this service, that was granted it
+    in_force  boolean NOT NULL DEFAULT false  -- false: the lock is hosted here, and no lease elsewhere counts
 );
 INSERT INTO fence (lock_name) VALUES ('platform-maintenance');
 
@@ -38,7 +43,8 @@ CREATE FUNCTION advance_fence(token bigint) RETURNS boolean
     LANGUAGE sql SECURITY DEFINER SET search_path = ''
 BEGIN ATOMIC
     WITH advanced AS (
-        UPDATE holdfast.fence SET max_token = token WHERE lock_name = 'platform-maintenance' AND max_token <= token RETURNING 1
+        UPDATE holdfast.fence SET max_token = token WHERE lock_name = 'platform-maintenance' AND max_token <= token
+        RETURNING 1
     )
     SELECT EXISTS (SELECT FROM advanced);
 END;
@@ -48,6 +54,7 @@ REVOKE ALL ON FUNCTION advance_fence FROM PUBLIC;
 CREATE FUNCTION foreign_fence(name text, token bigint) RETURNS boolean
     LANGUAGE sql SECURITY DEFINER SET search_path = ''
 BEGIN ATOMIC
-    SELECT count(*) = 1 FROM (SELECT 1 FROM holdfast.fence WHERE lock_name = name AND max_token = token FOR SHARE) AS held;
+    SELECT count(*) = 1
+    FROM (SELECT 1 FROM holdfast.fence WHERE lock_name = name AND max_token = token AND in_force FOR SHARE) AS held;
 END;
 REVOKE ALL ON FUNCTION foreign_fence FROM PUBLIC;

@@ -3,6 +3,8 @@
 //!
 //! A lease is taken from its holder by deleting its row, and the fence of a protected transaction locks that row: nobody is
 //! granted the lock before the last transaction of the holder before has ended, and no other can begin.
+//!
+//! Whoever has the row of the lock never waits for that of the lease; it is the other way round where both are changed.
 
 use std::time::Duration;
 
@@ -26,7 +28,7 @@ const WAITING: Duration = Duration::from_secs(3);
 macro_rules! columns {
     () => {
         "principal, holder_id, purpose, reason, operation, fencing_token, acquire_time, renew_time, expire_time, expiry_policy, \
-         request_id, sealed_id, revoked, expire_time < clock_timestamp() AS over"
+         request_id, sealed_id, revoked, told_end, expire_time < clock_timestamp() AS over"
     };
 }
 
@@ -41,7 +43,13 @@ pub enum Asked<'a> {
         sealed_id: Vec<u8>,
         expire_time: DateTime<Utc>,
     },
+    /// The same, with other terms.
+    Reused,
     Taken(Holder),
+    /// Free, and a software update that waits for it comes first.
+    Awaited(Holder),
+    /// Another service hosts the lock now.
+    Elsewhere,
     /// The lease of the holder before is over; its last transaction is not.
     Draining,
 }
@@ -58,6 +66,8 @@ struct Present {
     request_id: String,
     sealed_id: Vec<u8>,
     revoked: bool,
+    /// Whether its end without a release was told.
+    told_end: bool,
     over: bool,
 }
 
@@ -79,7 +89,8 @@ impl Present {
             stale: over && hold,
         };
         let (request_id, sealed_id) = (row.try_get("request_id")?, row.try_get("sealed_id")?);
-        Ok(Self { holder, request_id, sealed_id, revoked: row.try_get("revoked")?, over })
+        let (revoked, told_end) = (row.try_get("revoked")?, row.try_get("told_end")?);
+        Ok(Self { holder, request_id, sealed_id, revoked, told_end, over })
     }
 
     /// Whether others than the holder itself may have the lock.
@@ -95,6 +106,19 @@ impl Present {
     fn granted_to(&self, terms: &Terms) -> bool {
         let same = self.holder.principal == terms.principal && self.request_id == terms.request_id;
         same && !terms.request_id.is_empty() && !self.over && !self.revoked
+    }
+
+    /// What a repeated request has in common with the first; how long, and why, may have changed.
+    fn same_terms(&self, terms: &Terms) -> bool {
+        let Holder { holder_id, purpose, expiry_policy, .. } = &self.holder;
+        (holder_id, *purpose, *expiry_policy) == (&terms.holder_id, terms.purpose, terms.expiry_policy)
+    }
+
+    /// Its end without a release, if that was not told yet.
+    fn untold_end(&self) -> Option<Event> {
+        let kind = if self.holder.expiry_policy == ExpiryPolicy::Hold { "lock.stale" } else { "lock.expired" };
+        let untold = self.over && !self.revoked && !self.told_end;
+        untold.then(|| event(kind, &Caller::internal("lock"), &self.holder))
     }
 }
 
@@ -130,12 +154,22 @@ impl State {
             "SELECT waiting, coalesce(waiting_until > clock_timestamp(), false) FROM lock WHERE lock_name = $1 FOR UPDATE";
         let of_lock = sqlx::query_as::<_, (Option<Json<Holder>>, bool)>(of_lock).bind(LOCK);
         let (waiting, waits) = of_lock.fetch_one(&mut *transaction).await?;
+        if sqlx::query_scalar("SELECT in_force FROM fence WHERE lock_name = $1").bind(LOCK).fetch_one(&mut *transaction).await? {
+            return Ok(Asked::Elsewhere);
+        }
         let present = sqlx::query(PRESENT).bind(LOCK).fetch_optional(&mut *transaction).await?;
         let mut evicted = None;
         match present.as_ref().map(Present::read).transpose()? {
             None => {}
+            Some(present) if present.granted_to(terms) && !present.same_terms(terms) => return Ok(Asked::Reused),
             Some(present) if present.granted_to(terms) => {
                 let token = present.holder.fencing_token;
+                // Others who have the row wait for the lock, which is ours.
+                let row = "SELECT FROM lease WHERE lock_name = $1 AND fencing_token = $2 FOR NO KEY UPDATE NOWAIT";
+                match sqlx::query(row).bind(LOCK).bind(token).execute(&mut *transaction).await.map_err(Error::from) {
+                    Err(error) if locked(&error) => return Ok(Asked::Draining),
+                    found => found?,
+                };
                 let extend = "UPDATE lease SET renew_time = clock_timestamp(), expire_time = clock_timestamp() + make_interval(secs => $3),
                                      ttl = make_interval(secs => $3)
                               WHERE lock_name = $1 AND fencing_token = $2 RETURNING expire_time";
@@ -152,15 +186,14 @@ impl State {
                     seized => seized?,
                 };
                 sqlx::query("DELETE FROM lease WHERE lock_name = $1").bind(LOCK).execute(&mut *transaction).await?;
-                if !present.revoked {
-                    let told = event("lock.expired", &Caller::internal("lock"), &present.holder);
-                    changed(&mut transaction, &told).await?;
+                if let Some(end) = present.untold_end() {
+                    changed(&mut transaction, &end).await?;
                 }
                 evicted = (present.holder.principal == HOLDFAST).then_some(present.holder.operation);
             }
         }
         match waiting {
-            Some(Json(update)) if waits && terms.purpose.own() => Ok(Asked::Taken(update)),
+            Some(Json(update)) if waits && terms.purpose.own() => Ok(Asked::Awaited(update)),
             _ => Ok(Asked::Free(Grant { transaction, evicted })),
         }
     }
@@ -183,7 +216,7 @@ impl State {
     pub async fn renew_lease(&self, id: &LeaseId, ttl: Option<Duration>, reason: Option<&str>) -> Result<Option<Lease>, Error> {
         let update = "UPDATE lease SET renew_time = clock_timestamp(), ttl = coalesce(make_interval(secs => $3), ttl),
                              expire_time = clock_timestamp() + coalesce(make_interval(secs => $3), ttl),
-                             reason = coalesce($4, reason), told_stale = false
+                             reason = coalesce($4, reason), told_end = false
                       WHERE lock_name = $1 AND lease_id_hash = $2 AND NOT revoked
                       RETURNING fencing_token, extract(epoch FROM ttl)::float8 AS ttl, expire_time";
         let update = sqlx::query(update).bind(LOCK).bind(id.hash()).bind(ttl.map(|ttl| ttl.as_secs_f64())).bind(reason);
@@ -219,7 +252,10 @@ impl State {
         let delete = sqlx::query(delete).bind(LOCK).bind(hash).bind(operation).bind(HOLDFAST);
         if let Some(row) = delete.fetch_optional(&mut *transaction).await? {
             let present = Present::read(&row)?;
-            if !present.revoked {
+            if let Some(end) = present.untold_end() {
+                changed(&mut transaction, &end).await?;
+            }
+            if !present.ended() {
                 changed(&mut transaction, &event("lock.released", caller, &present.holder)).await?;
             }
         }
@@ -249,21 +285,31 @@ impl State {
         Ok(true)
     }
 
-    /// Tells, once each, of holders that keep the lock and do not renew it any more. Returns how many were found now.
-    pub async fn tell_stale(&self) -> Result<usize, Error> {
+    /// Tells, once, of a lease that is over without a release. Returns its holder when that keeps the lock all the same.
+    pub async fn tell_end(&self) -> Result<Option<Holder>, Error> {
         let mut transaction = self.pool.begin().await?;
-        let update = concat!(
-            "UPDATE lease SET told_stale = true
-             WHERE lock_name = $1 AND expiry_policy = 'HOLD' AND expire_time < clock_timestamp() AND NOT told_stale AND NOT revoked
-             RETURNING ",
-            columns!()
+        let present = concat!(
+            "SELECT ",
+            columns!(),
+            " FROM lease WHERE lock_name = $1 AND expire_time < clock_timestamp() AND NOT told_end AND NOT revoked
+             FOR NO KEY UPDATE SKIP LOCKED"
         );
-        let rows = sqlx::query(update).bind(LOCK).fetch_all(&mut *transaction).await?;
-        for row in &rows {
-            changed(&mut transaction, &event("lock.stale", &Caller::internal("lock"), &Present::read(row)?.holder)).await?;
+        let Some(row) = sqlx::query(present).bind(LOCK).fetch_optional(&mut *transaction).await? else { return Ok(None) };
+        let present = Present::read(&row)?;
+        if let Some(end) = present.untold_end() {
+            changed(&mut transaction, &end).await?;
         }
+        sqlx::query("UPDATE lease SET told_end = true WHERE lock_name = $1").bind(LOCK).execute(&mut *transaction).await?;
         transaction.commit().await?;
-        Ok(rows.len())
+        Ok(Some(present.holder).filter(|holder| holder.stale))
+    }
+
+    /// Replaces the id of a lease by another, for its holder, where the one that it has cannot be told any more.
+    pub async fn replace_lease_id(&self, fencing_token: i64, id: &LeaseId, sealed_id: &[u8]) -> Result<(), Error> {
+        let update = "UPDATE lease SET lease_id_hash = $3, sealed_id = $4 WHERE lock_name = $1 AND fencing_token = $2";
+        let update = sqlx::query(update).bind(LOCK).bind(fencing_token).bind(id.hash()).bind(sealed_id);
+        update.execute(&self.pool).await?;
+        Ok(())
     }
 
     /// The lock as it is now.

@@ -31,7 +31,7 @@ pub use slots::Slot;
 #[derive(Debug, Clone)]
 pub struct State {
     pub(super) pool: PgPool,
-    database: Database,
+    pub(super) database: Database,
 }
 
 /// Ids that tell this installation from others.
@@ -143,7 +143,7 @@ impl State {
 
     /// The same state over connections of its own, which live in the runtime that this is called in.
     pub fn apart(&self) -> Self {
-        Self { pool: pool(&self.database, 2), database: self.database.clone() }
+        Self { pool: pool(&self.database, 4), database: self.database.clone() }
     }
 
     /// Whether the database answers.

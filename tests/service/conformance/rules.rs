@@ -100,6 +100,13 @@ pub async fn l05_a_lost_answer_asked_for_again_is_the_same_lease(subject: &mut S
         assert_eq!(refusal.reason, "LOCK_HELD", "the id of a request is its caller's");
         let refusal = caller.acquire(AcquireLockRequest { request_id: "another".into(), ..request.clone() }).await.unwrap_err();
         assert_eq!(refusal.reason, "LOCK_HELD");
+        for other_terms in [
+            AcquireLockRequest { holder_id: "update-2".into(), ..request.clone() },
+            AcquireLockRequest { purpose: LockPurpose::Maintenance.into(), ..request.clone() },
+            AcquireLockRequest { expiry_policy: ExpiryPolicy::Release.into(), ..request.clone() },
+        ] {
+            assert_eq!(caller.acquire(other_terms).await.unwrap_err().reason, "INVALID_FIELD");
+        }
         let first = caller.acquire(request.clone()).await.unwrap();
         let second = caller.acquire(request).await.unwrap();
         assert_eq!((&first.lease_id, first.fencing_token), (&second.lease_id, second.fencing_token));

@@ -59,10 +59,11 @@ impl Model {
     }
 
     /// What a request for the lock is answered with; a lease when it is that of an earlier request.
-    fn acquire(&self, who: Who, request_id: &str) -> Result<Option<LockLease>, &'static str> {
+    fn acquire(&self, who: Who, hold: bool, request_id: &str) -> Result<Option<LockLease>, &'static str> {
         let Some(present) = &self.present else { return Ok(None) };
         let repeated = present.who.caller == who.caller && !request_id.is_empty() && present.request_id == request_id;
         match self.state() {
+            State::Held if repeated && (present.who, present.hold) != (who, hold) => Err("INVALID_FIELD"),
             State::Held if repeated => Ok(Some(present.lease.clone())),
             State::Held => Err("LOCK_HELD"),
             State::Stale if present.who != who => Err("LOCK_STALE"),
@@ -124,7 +125,7 @@ async fn act(
             let request_id = if request_id.is_empty() { String::new() } else { format!("{request_id}-{}", who.instance) };
             let request = if hold { held(&name(who)) } else { wanted(&name(who)) };
             let request = AcquireLockRequest { request_id: request_id.clone(), ..request };
-            let should = model.acquire(who, &request_id);
+            let should = model.acquire(who, hold, &request_id);
             let is = callers[who.caller].acquire(request).await;
             let said = format!("acquire {who:?} hold {hold} {request_id:?}: {:?}", is.as_ref().map(|lease| lease.fencing_token));
             match (is, should) {

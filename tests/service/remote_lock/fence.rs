@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::update_service::Fault;
 use super::super::world::eventually_async;
 use super::super::zoo::{all_of, signal};
-use super::{At, SHORT, Site};
+use super::{At, HELD, SHORT, Site};
 
 const WAITS_FOR_THE_FENCE: &str =
     "exists (select from pg_stat_activity where datname = current_database() and usename = 'platform'
@@ -28,7 +28,7 @@ async fn sleeps_past_its_lease(site: &Site, at: At) {
     let ending = async {
         // It has the lock, and must not begin: the transaction before it still could commit.
         site.world.until(WAITS_FOR_THE_FENCE).await;
-        assert_eq!(site.world.terminate_sessions("holdfast_restore", "wait_event = 'PgSleep'").await, 1);
+        assert_eq!(site.world.terminate_sessions("holdfast_restore", HELD).await, 1);
     };
     let (update, ()) = tokio::join!(updating, ending);
     site.go_on().await;

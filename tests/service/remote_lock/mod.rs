@@ -3,6 +3,7 @@
 mod everyday;
 mod fence;
 mod lost;
+mod modes;
 mod outages;
 mod refusals;
 
@@ -36,6 +37,9 @@ const ITEMS: &str =
 const CHECK: &str =
     "[[resource.check]]\nreason = 'HELD'\nquery = \"select 'x' as subject where outside.waits('work')\"\nmessage = 'm'\n";
 const DAMAGE: &str = "update zoo.item set note = 'other'; delete from zoo.item where id % 3 = 0";
+
+/// That a session of a restore is held so; its watchdog sleeps too.
+const HELD: &str = "wait_event = 'PgSleep' and query not like 'DO $watchdog$%'";
 
 /// Where a restore that has changed the table is held.
 #[derive(Debug, Clone, Copy)]
@@ -168,8 +172,7 @@ impl Site {
     async fn until_held(&self) {
         self.world
             .until(
-                "exists (select from pg_stat_activity where datname = current_database() and usename = 'holdfast_restore'
-                     and wait_event = 'PgSleep')",
+                &format!("exists (select from pg_stat_activity where datname = current_database() and usename = 'holdfast_restore' and {HELD})"),
             )
             .await;
     }

@@ -210,6 +210,9 @@ impl Shared {
                 let message = format!("{} has not renewed: {}", lease.terms.principal, lease.terms.reason);
                 refusal(Code::FailedPrecondition, "LOCK_STALE", &message, self.metadata(&lease))
             }
+            Refusal::RequestIdReused => {
+                refusal(Code::InvalidArgument, "INVALID_FIELD", "The request_id belongs to a request with other terms.", none())
+            }
             Refusal::Lost => refusal(Code::Aborted, "LEASE_LOST", "This lease is over: stop.", none()),
             Refusal::TokenMismatch => {
                 refusal(Code::Aborted, "FENCING_TOKEN_MISMATCH", "No present holder has this token; look again.", none())

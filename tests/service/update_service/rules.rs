@@ -46,6 +46,7 @@ impl Lease {
 pub enum Refusal {
     Held(Box<Lease>),
     Stale(Box<Lease>),
+    RequestIdReused,
     Lost,
     TokenMismatch,
 }
@@ -90,6 +91,10 @@ impl Lock {
             let repeated = same_caller && !terms.request_id.is_empty() && lease.terms.request_id == terms.request_id;
             match state {
                 State::Held if repeated => {
+                    let same = |terms: &Terms| (terms.holder_id.clone(), terms.purpose, terms.policy);
+                    if same(&lease.terms) != same(&terms) {
+                        return Err(Refusal::RequestIdReused);
+                    }
                     lease.terms.ttl = terms.ttl;
                     lease.extend(now);
                     self.changed = now;

@@ -65,6 +65,16 @@ impl From<Error> for Status {
                 details.add_precondition_failure_violation(name(ErrorReason::LockStale), NAME, &message);
                 finish((status, details))
             }
+            Error::Awaited(update) => {
+                let (who, since) = (&update.principal, rfc3339(update.acquire_time));
+                let message = format!("{who} waits for the lock since {since}, and comes first: {}", sentence(&update.reason));
+                finish(status(Code::Aborted, ErrorReason::LockHeld, message, metadata(&update)))
+            }
+            Error::RequestIdReused => {
+                let message = "The caller has the lock under this `request_id`, with another holder_id, purpose or expiry_policy. \
+                               Send what was sent the first time, or another `request_id`.";
+                invalid("request_id", message)
+            }
             Error::Held(holder) => {
                 let message = format!(
                     "{} has the lock since {}, until {} unless it renews it: {}",
@@ -133,12 +143,19 @@ pub fn refusal(status: &Status) -> Error {
         (Code::Aborted, _) if is(ErrorReason::PreviousHolderDraining) => Error::Draining,
         (Code::Aborted, _) if is(ErrorReason::LeaseLost) => Error::Lost,
         (Code::Aborted, _) if is(ErrorReason::FencingTokenMismatch) => Error::TokenMismatch,
-        (Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown, _) => {
-            Error::Unavailable(status.clone().into())
-        }
+        // What passes, at the host or on the way to it.
+        (
+            Code::Unavailable
+            | Code::DeadlineExceeded
+            | Code::Cancelled
+            | Code::Unknown
+            | Code::Aborted
+            | Code::ResourceExhausted,
+            _,
+        ) => Error::Unavailable(status.clone().into()),
         (code, _) => {
-            let reason = if reason.is_empty() { "no reason of the contract" } else { reason };
-            Error::Unusable(format!("it answers {code:?} ({reason})"))
+            let known = ErrorReason::from_str_name(&format!("ERROR_REASON_{reason}")).map_or("no reason of the contract", name);
+            Error::Unusable(format!("it answers {code:?} ({known})"))
         }
     }
 }
@@ -212,12 +229,10 @@ mod tests {
 
     #[test]
     fn l17_what_is_not_of_the_contract_grants_nothing_and_is_told_apart() {
-        for code in
-            [Code::PermissionDenied, Code::Unauthenticated, Code::Unimplemented, Code::Internal, Code::OutOfRange, Code::Aborted]
-        {
+        for code in [Code::PermissionDenied, Code::Unauthenticated, Code::Unimplemented, Code::Internal, Code::OutOfRange] {
             assert!(matches!(refusal(&Status::new(code, "LOCK_HELD")), Error::Unusable(_)), "{code:?}");
         }
-        for code in [Code::Unavailable, Code::DeadlineExceeded, Code::Unknown] {
+        for code in [Code::Unavailable, Code::DeadlineExceeded, Code::Unknown, Code::Aborted, Code::ResourceExhausted] {
             assert!(matches!(refusal(&Status::new(code, "?")), Error::Unavailable(_)), "{code:?}");
         }
     }

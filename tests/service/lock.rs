@@ -1,0 +1,176 @@
+//! What is particular to the maintenance lock where Holdfast hosts it; what any host must do is in `conformance`.
+
+use std::time::Duration;
+
+use holdfast::grpc::proto::backup::{Backup, BackupRequest, PreviewRestoreRequest};
+use holdfast::grpc::proto::lock::{AcquireLockRequest, ExpiryPolicy, LockLease, LockPurpose, RenewLockRequest};
+use sqlx::{Connection, Executor};
+use tonic::Status;
+
+use super::world::{UPDATE_TOKEN, World, refused};
+use super::zoo::signal;
+
+const LONG: Duration = Duration::from_secs(30);
+/// What has become of the lock, in its order.
+const CHANGES: &str =
+    "select coalesce(string_agg(substr(type, 6), ' ' order by event_time), '') from holdfast.event where type like 'lock.%'";
+
+fn update() -> AcquireLockRequest {
+    AcquireLockRequest {
+        name: "locks/platform-maintenance".into(),
+        holder_id: "update-8.4.1".into(),
+        purpose: LockPurpose::SoftwareUpdate.into(),
+        reason: "Update to 8.4.1".into(),
+        request_id: "update-8.4.1".into(),
+        ..Default::default()
+    }
+}
+
+impl World {
+    async fn acquire(&self, request: AcquireLockRequest) -> Result<LockLease, Status> {
+        self.locks(UPDATE_TOKEN).await.acquire_lock(request).await.map(tonic::Response::into_inner)
+    }
+
+    async fn renew(&self, lease: &LockLease) -> Result<LockLease, Status> {
+        let request = RenewLockRequest { name: lease.lock.clone(), lease_id: lease.lease_id.clone(), ..Default::default() };
+        self.locks(UPDATE_TOKEN).await.renew_lock(request).await.map(tonic::Response::into_inner)
+    }
+
+    async fn begin_preview(&self, backup: &Backup) -> Result<String, Status> {
+        let request = PreviewRestoreRequest { name: backup.name.clone(), ..Default::default() };
+        Ok(self.backups().await.preview_restore(request).await?.into_inner().name)
+    }
+
+    /// Lets the time of the present lease be over.
+    async fn expire(&self) {
+        self.sql_as_superuser("update holdfast.lease set expire_time = clock_timestamp() - interval '1 s'").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_runs_out_is_told_once_though_nobody_asks_for_the_lock() {
+    let world = World::new().await;
+    for (policy, told) in [(ExpiryPolicy::Release, "expired"), (ExpiryPolicy::Hold, "stale")] {
+        world.sql_as_superuser("delete from holdfast.event").await;
+        let lease = world.acquire(AcquireLockRequest { expiry_policy: policy.into(), ..update() }).await.unwrap();
+        world.expire().await;
+        world.becomes(CHANGES, &format!("acquired {told}"), LONG).await;
+        // It came back before anybody else had the lock, and is late again.
+        world.renew(&lease).await.unwrap();
+        world.expire().await;
+        world.becomes(CHANGES, &format!("acquired {told} {told}"), LONG).await;
+        world.renew(&lease).await.unwrap();
+        world.end_update(lease).await;
+        assert_eq!(world.value(CHANGES).await, format!("acquired {told} {told} released"));
+    }
+    world.is_tidy().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_can_be_asked_for_again_after_the_seal_key_was_changed() {
+    let mut world = World::new().await;
+    let before = world.acquire(update()).await.unwrap();
+    world.kill();
+    std::fs::write(world.dir.path().join("seal-key"), "fedcba9876543210fedcba9876543210").unwrap();
+    world.start().await.unwrap();
+    // What it has in its hands is still good.
+    world.renew(&before).await.unwrap();
+    let again = world.acquire(update()).await.unwrap();
+    assert_eq!(again.fencing_token, before.fencing_token);
+    world.renew(&again).await.unwrap();
+    assert_eq!(world.acquire(update()).await.unwrap().lease_id, again.lease_id);
+    world.end_update(again).await;
+    world.is_tidy().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l18_a_backup_that_an_update_waits_for_is_told_that_it_waits_and_not_that_it_works() {
+    let world = World::new().await;
+    let table = world.lock_table("access exclusive").await;
+    let running = world.begin_backup().await;
+    let mut locks = world.locks(UPDATE_TOKEN).await;
+    let wait = Some(prost_types::Duration { seconds: 60, nanos: 0 });
+    let waiting = tokio::spawn(async move { locks.acquire_lock(AcquireLockRequest { wait_timeout: wait, ..update() }).await });
+    world.until("exists (select from holdfast.lock where waiting_until > now())").await;
+    waiting.abort();
+    // For as long as this takes, it is still there.
+    world.sql_as_superuser("update holdfast.lock set waiting_until = now() + interval '1 h'").await;
+    world.cancel(&running).await;
+    world.wait(&running).await;
+    let error = world.try_backup(BackupRequest::default()).await.unwrap_err();
+    assert_eq!((error.reason.as_str(), error.code), ("SOFTWARE_UPDATE_IN_PROGRESS", tonic::Code::FailedPrecondition as i32));
+    assert!(error.message.starts_with("token:update-service waits for the maintenance lock since "), "{}", error.message);
+    assert_eq!(error.metadata["holder"], "token:update-service");
+    world.sql_as_superuser("update holdfast.lock set waiting_until = now()").await;
+    drop(table);
+    world.backup().await;
+    world.is_tidy().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preview_is_not_begun_during_an_update_and_gives_way_to_one() {
+    let world = World::new().await;
+    let backup = world.backup().await;
+    let lease = world.acquire(update()).await.unwrap();
+    let error = world.begin_preview(&backup).await.map_err(refused).unwrap_err();
+    assert_eq!(error.reason, "SOFTWARE_UPDATE_IN_PROGRESS");
+    world.end_update(lease).await;
+
+    let table = world.lock_table("access exclusive").await;
+    let operation = world.begin_preview(&backup).await.unwrap();
+    world.until_waiting("holdfast_restore", "%").await;
+    let lease = world.acquire(update()).await.unwrap();
+    let error = world.outcome(&operation).await.unwrap_err();
+    assert_eq!(error.reason, "SOFTWARE_UPDATE_IN_PROGRESS", "{error:?}");
+    drop(table);
+    world.end_update(lease).await;
+    world.is_tidy().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_that_is_gone_keeps_no_update_from_the_lock_of_a_backup_that_sleeps() {
+    let world = World::new().await;
+    let mut twin = world.twin();
+    twin.start().await.unwrap();
+    let table = world.lock_table("access exclusive").await;
+    let operation = world.begin_backup().await;
+    world.until_waiting("holdfast_backup", "%").await;
+    let pid = world.pid().to_string();
+    signal("-STOP", &pid);
+    let (folder, away) = (world.folder(), world.dir.path().join("away"));
+    std::fs::rename(&folder, &away).unwrap();
+    world.expire().await;
+    let lease = twin.acquire(update()).await.unwrap();
+    std::fs::rename(&away, &folder).unwrap();
+    signal("-CONT", &pid);
+    drop(table);
+    let error = twin.outcome(&operation).await.unwrap_err();
+    assert!(["LEASE_LOST", "INTERRUPTED"].contains(&error.reason.as_str()), "{error:?}");
+    twin.end_update(lease).await;
+    let backup = twin.backup().await;
+    twin.restore(&backup, "").await.unwrap();
+    twin.is_tidy().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_keeps_its_owner_while_its_end_takes_long() {
+    let world = World::new().await;
+    let mut twin = world.twin();
+    twin.start().await.unwrap();
+    let table = world.lock_table("access exclusive").await;
+    let operation = world.begin_backup().await;
+    world.until_waiting("holdfast_backup", "%").await;
+    // As a protected transaction that does not end: the lock cannot be given back, all else can be done.
+    let mut protected = world.superuser().await;
+    protected.execute(sqlx::raw_sql("begin; select from holdfast.lease for key share")).await.unwrap();
+    drop(table);
+    world.becomes("select count(*) from holdfast.backup where state = 'ready'", "1", LONG).await;
+    // An owner that is silent for 10 s is dead.
+    tokio::time::sleep(Duration::from_secs(14)).await;
+    protected.close().await.unwrap();
+    world.outcome(&operation).await.unwrap();
+    for log in [world.log(), twin.log()] {
+        assert!(!log.contains("the owner of an operation is dead"), "{log}");
+    }
+    world.is_tidy().await;
+}
