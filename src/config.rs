@@ -144,6 +144,8 @@ impl Serve {
     pub fn check(&self) -> Result<()> {
         let mut known = BTreeSet::new();
         collect_names(&crate::cli::Arguments::command(), &mut known);
+        #[cfg(debug_assertions)]
+        known.insert(crate::fault::SETTING.to_owned());
         let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
         let unknown: Vec<_> = names.filter(|name| name.starts_with("HOLDFAST_") && !known.contains(name)).collect();
         ensure!(unknown.is_empty(), "the environment has names that Holdfast does not know: {}", unknown.join(", "));
@@ -215,6 +217,10 @@ impl Serve {
 
     pub fn authenticator(&self) -> Result<Authenticator> {
         let token = secret(&self.server_token_file)?;
+        ensure!(
+            !self.server_token_subject.starts_with("system:"),
+            "HOLDFAST_TOKEN_SUBJECT is the name of a caller, for example user:alice; those that begin with system: are Holdfast's own"
+        );
         let authenticator = Authenticator::static_token(&token, &self.server_token_subject)
             .with_context(|| format!("{} has no token in it", self.server_token_file.display()))?;
         let Some(path) = &self.update_token_file else { return Ok(authenticator) };

@@ -204,10 +204,11 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// Makes what was written durable and gives it back for reading, from the disk where the system allows.
+    /// Makes what was written durable and gives it back for reading, from the disk where the system allows. It is the same open
+    /// file: nobody can put another in its place.
     pub fn read_back(&mut self) -> Result<impl Read + Send + Sync + use<>, Error> {
         self.file.sync_all()?;
-        let mut file = OpenOptions::new().read(true).open(&self.path)?;
+        let mut file = self.file.try_clone()?;
         fadvise(&file, 0, None, Advice::DontNeed)?;
         file.rewind()?;
         Ok(file)
@@ -228,6 +229,8 @@ impl Drop for Draft {
     fn drop(&mut self) {
         if !self.kept
             && let Err(error) = fs::remove_file(&self.path)
+            // Whoever took the lock over may have removed it.
+            && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(%error, "a draft could not be removed; it is removed at the next start");
         }

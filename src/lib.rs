@@ -23,6 +23,7 @@
 //! | [`grpc`] | the wire: services of short methods, conversions, access, one failure -> status | tonic |
 //! | [`cli`] | the same program as a client | the terminal |
 //! | [`config`], [`telemetry`] | arguments and environment; log lines | |
+//! | [`fault`] | panics on demand, for tests; not in release builds | |
 //!
 //! Use goes one way: `main` -> `grpc`, `timer`, `cli` -> `operations` -> `postgres`, `archive`, `folder`, `lock`, `webhook` -> `model`.
 //! `tests/architecture.rs` holds it. `cli` is a client: it speaks gRPC, and reads files with `archive`. The lock of another
@@ -95,6 +96,7 @@
 pub mod archive;
 pub mod cli;
 pub mod config;
+pub mod fault;
 pub mod folder;
 pub mod grpc;
 pub mod lock;

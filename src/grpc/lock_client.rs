@@ -21,7 +21,10 @@ use crate::model::lock::{Holder, Lease, Lock, NAME, Terms};
 /// Longest time of one call; a service that is gone without a word is noticed by then.
 const DEADLINE: Duration = Duration::from_secs(4);
 const CONNECT: Duration = Duration::from_secs(3);
-const KEEPALIVE: Duration = Duration::from_secs(5);
+/// A connection whose other end is gone is given up within the call that meets it, so that the next one is made on another.
+/// Nothing is sent while nobody calls: servers take that for abuse.
+const KEEPALIVE: Duration = Duration::from_secs(2);
+const KEEPALIVE_ANSWER: Duration = Duration::from_secs(1);
 /// A lock and its holder have at most a few KB.
 const MAX_MESSAGE: usize = 64 * 1024;
 
@@ -55,8 +58,8 @@ impl RemoteLock {
             .timeout(DEADLINE)
             .connect_timeout(CONNECT)
             .http2_keep_alive_interval(KEEPALIVE)
-            .keep_alive_timeout(KEEPALIVE)
-            .keep_alive_while_idle(true);
+            .keep_alive_timeout(KEEPALIVE_ANSWER)
+            .keep_alive_while_idle(false);
         let uri = endpoint.uri();
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
         let here = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
@@ -148,11 +151,9 @@ impl Locks for RemoteLock {
             let ours = |holder: &Holder| {
                 holder.operation == terms.operation || (holder.operation.is_empty() && holder.purpose == terms.purpose)
             };
-            if !remote.look().await?.holder.is_some_and(|holder| ours(&holder)) {
-                return Ok(());
-            }
-            // The same request gets the lease that it was granted.
-            match remote.acquire(terms).await {
+            let Some(holder) = remote.look().await?.holder.filter(ours) else { return Ok(()) };
+            // The same request gets the lease that it was granted, also when it was a process before this one that asked.
+            match remote.acquire(Terms { holder_id: holder.holder_id, ..terms }).await {
                 Ok(lease) => remote.release(lease).await,
                 Err(Error::Held(_)) => Ok(()),
                 Err(error) => Err(error),

@@ -10,9 +10,10 @@ use uuid::Uuid;
 
 use super::call::{BackupRequest, Caller};
 use super::proof::Hashing;
-use super::work::Work;
+use super::works::Work;
 use super::{Error, Holdfast, Result, new_operation_id, now};
 use crate::archive::{self, Writer};
+use crate::fault;
 use crate::folder::Draft;
 use crate::model::backup::{Backup, ResourceContent, State, Trigger};
 use crate::model::manifest::{FormatVersion, SequenceState};
@@ -84,6 +85,7 @@ impl Holdfast {
         self.commit(work, "Publishes the file.").await?;
         let backup = self.publish(work, backup, draft).await?;
 
+        fault::point("published");
         work.phase(Phase::Finishing, "Gives up what is too old.");
         let (expired, not_expired) = self.expire().await.unwrap_or_else(|error| {
             tracing::warn!(%error, "backups beyond the limit could not be deleted yet");
@@ -160,6 +162,7 @@ impl Holdfast {
         let (end, at_end) = oneshot::channel();
         let (folder, operation, head) = (parts.folder.clone(), work.id(), manifest.clone());
         let writer = work.blocking(move || {
+            fault::point("writing");
             let writer = Writer::new(folder.draft(operation)?, passphrase.as_ref(), &head)?;
             write_pieces(writer, incoming, at_end)
         });
@@ -192,8 +195,10 @@ impl Holdfast {
         parts.state.register(&backup, token).await?;
         let named = async {
             let publication = parts.state.begin_publication(&backup.id, token).await?;
+            fault::point("publishing");
             let (folder, name) = (parts.folder.clone(), backup.file_name.clone());
             work.blocking(move || folder.keep(draft, &name)).await??;
+            fault::point("named");
             Ok::<_, Error>(publication)
         };
         let committed = match named.await {

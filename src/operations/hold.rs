@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::work::Work;
+use super::works::Work;
 use super::{Error, Holdfast, Result};
 use crate::lock::{self, Held};
 use crate::model::backup::Trigger;
@@ -128,7 +128,7 @@ impl Holdfast {
         }
     }
 
-    async fn let_go_later(self, operation: Operation) {
+    pub(super) async fn let_go_later(self, operation: Operation) {
         let Some(terms) = self.terms(&operation) else { return };
         // Then its lease is over in any case.
         let end = Instant::now() + 2 * terms.ttl;

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::call::Caller;
-use super::{Holdfast, SealKey, blocking};
+use super::recovery::discard_draft;
+use super::{Holdfast, SealKey};
 use crate::folder::Folder;
 use crate::lock::{Error, Locks};
-use crate::model::OperationId;
 use crate::model::lock::{Holder, Lease, LeaseId, Lock, Purpose, Terms};
 use crate::postgres;
 use crate::postgres::state::{Asked, State};
@@ -19,9 +19,6 @@ type Result<T> = std::result::Result<T, Error>;
 
 /// How often those who wait for the lock, or for a change of it, look at it.
 const POLL: Duration = Duration::from_millis(250);
-
-/// How long a volume may take to remove a draft before the lock is granted without it.
-const VOLUME: Duration = Duration::from_secs(2);
 
 /// The lock on the database. Cheap to clone.
 #[derive(Clone)]
@@ -33,9 +30,14 @@ pub struct Hosted {
 
 /// Without the database nobody is granted anything.
 fn unavailable(error: postgres::Error) -> Error {
+    Error::Unavailable(error.into())
+}
+
+/// The same, of one who asks for the lock: whoever has its row is on the way out.
+fn draining(error: postgres::Error) -> Error {
     match error {
         postgres::Error::Locked(_) => Error::Draining,
-        error => Error::Unavailable(error.into()),
+        error => unavailable(error),
     }
 }
 
@@ -45,7 +47,7 @@ impl Hosted {
     }
 
     async fn acquire(&self, terms: &Terms, caller: &Caller) -> Result<Lease> {
-        match self.state.ask_for_lock(terms).await.map_err(unavailable)? {
+        match self.state.ask_for_lock(terms).await.map_err(draining)? {
             Asked::Taken(holder) => Err(Error::Held(Box::new(holder))),
             Asked::Awaited(update) => Err(Error::Awaited(Box::new(update))),
             Asked::Draining => Err(Error::Draining),
@@ -68,7 +70,7 @@ impl Hosted {
                 // case, so a volume that does not work keeps nobody from the lock.
                 let work = grant.evicted.as_deref().and_then(|operation| operation.strip_prefix("operations/")?.parse().ok());
                 if let Some(operation) = work {
-                    self.discard(operation).await;
+                    discard_draft(&self.folder, operation).await;
                 }
                 let (id, sealed_id) = self.new_id()?;
                 grant.take(terms, id, &sealed_id, caller).await.map_err(unavailable)
@@ -83,12 +85,8 @@ impl Hosted {
         Ok((id, sealed_id))
     }
 
-    async fn discard(&self, operation: OperationId) {
-        let folder = self.folder.clone();
-        let discarded = timeout(VOLUME, blocking(move || folder.discard(operation))).await;
-        if !matches!(discarded, Ok(Ok(Ok(())))) {
-            tracing::warn!(operation_id = %operation, "the draft of an operation that lost the lock could not be removed yet");
-        }
+    async fn look(&self) -> Result<Lock> {
+        self.state.look_at_lock().await.map_err(unavailable)?.ok_or(Error::Elsewhere)
     }
 }
 
@@ -121,7 +119,7 @@ impl Locks for Hosted {
 
     fn look(&self) -> BoxFuture<'static, Result<Lock>> {
         let hosted = self.clone();
-        async move { hosted.state.look_at_lock().await.map_err(unavailable) }.boxed()
+        async move { Self::look(&hosted).await }.boxed()
     }
 }
 
@@ -140,14 +138,23 @@ impl Holdfast {
                 Err(error @ (Error::Held(_) | Error::Awaited(_) | Error::Draining)) => error,
                 answer => return answer,
             };
-            let stale = matches!(&refused, Error::Held(holder) if holder.stale);
-            if stale || Instant::now() + POLL > end || self.0.stopping.is_cancelled() {
-                return Err(refused);
+            let in_the_way = if let Error::Held(holder) = &refused { Some(holder.fencing_token) } else { None };
+            loop {
+                let stale = matches!(&refused, Error::Held(holder) if holder.stale);
+                if stale || Instant::now() + POLL > end || self.0.stopping.is_cancelled() {
+                    return Err(refused);
+                }
+                if terms.purpose == Purpose::SoftwareUpdate {
+                    hosted.state.note_waiting(&terms).await.map_err(unavailable)?;
+                }
+                sleep(POLL).await;
+                // Until there is something to be had, who waits only looks, and is in nobody's way.
+                let holder = hosted.look().await?.holder;
+                let nothing_new = holder.is_some_and(|holder| !holder.stale && Some(holder.fencing_token) == in_the_way);
+                if !nothing_new || Instant::now() + POLL > end {
+                    break;
+                }
             }
-            if terms.purpose == Purpose::SoftwareUpdate {
-                hosted.state.note_waiting(&terms).await.map_err(unavailable)?;
-            }
-            sleep(POLL).await;
         }
     }
 
@@ -157,15 +164,15 @@ impl Holdfast {
     }
 
     pub async fn release_lock(&self, caller: &Caller, id: &LeaseId) -> Result<Lock> {
-        let state = &self.hosted()?.state;
-        state.release_lease(id, caller).await.map_err(unavailable)?;
-        state.look_at_lock().await.map_err(unavailable)
+        let hosted = self.hosted()?;
+        hosted.state.release_lease(id, caller).await.map_err(unavailable)?;
+        hosted.look().await
     }
 
     /// Takes the lock away from a holder that is gone.
     pub async fn force_release_lock(&self, caller: &Caller, fencing_token: i64, reason: &str) -> Result<Lock> {
-        let state = &self.hosted()?.state;
-        if !state.revoke_lease(fencing_token, caller, reason).await.map_err(unavailable)? {
+        let hosted = self.hosted()?;
+        if !hosted.state.revoke_lease(fencing_token, caller, reason).await.map_err(unavailable)? {
             return Err(Error::TokenMismatch);
         }
         tracing::warn!(
@@ -174,7 +181,7 @@ impl Holdfast {
             reason,
             "the maintenance lock was taken away from its holder"
         );
-        state.look_at_lock().await.map_err(unavailable)
+        hosted.look().await
     }
 
     /// Wherever it is hosted. Whoever looks is not in the way of renewals.

@@ -25,11 +25,14 @@ mod seal;
 mod settings;
 mod source;
 mod work;
+mod works;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use futures_util::FutureExt;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -75,11 +78,9 @@ struct Running {
     parts: Parts,
     system: System,
     volume: Uuid,
-    /// This process, as the owner of operations.
-    instance: Uuid,
-    /// The same, for people who are told who holds the lock.
+    /// This process, as others are told of it who ask who holds the lock.
     holder_id: String,
-    works: work::Works,
+    works: works::Works,
     in_use: in_use::InUse,
     refusals: events::Refusals,
     transfers: Arc<Semaphore>,
@@ -110,14 +111,13 @@ impl Holdfast {
         let system = parts.state.system().await?;
         let volume = Self::volume(&parts, system).await?;
         let (refusals, waiting) = events::Refusals::new();
-        let instance = Uuid::new_v4();
+        let holder_id = format!("{}/{}", rustix::system::uname().nodename().to_string_lossy(), parts.state.instance());
         let running = Running {
             parts,
             system,
             volume,
-            instance,
-            holder_id: format!("{}/{instance}", rustix::system::uname().nodename().to_string_lossy()),
-            works: work::Works::default(),
+            holder_id,
+            works: works::Works::default(),
             in_use: in_use::InUse::default(),
             refusals,
             transfers: Arc::new(Semaphore::new(MAX_TRANSFERS)),
@@ -127,12 +127,24 @@ impl Holdfast {
             stopping: CancellationToken::new(),
         };
         let holdfast = Self(Arc::new(running));
-        holdfast.0.tasks.spawn(holdfast.clone().recover_always());
+        holdfast.always("recovery", Self::recover_always);
         holdfast.0.tasks.spawn(holdfast.clone().write_refusals(waiting));
         if let Some(webhook) = holdfast.0.parts.webhook.clone() {
-            holdfast.0.tasks.spawn(holdfast.clone().deliver_always(webhook));
+            holdfast.always("delivery", move |holdfast| holdfast.deliver_always(webhook.clone()));
         }
         Ok(holdfast)
+    }
+
+    /// Runs a task that ends only with the service. One that panics, which is a defect, begins again.
+    fn always<F: Future<Output = ()> + Send>(&self, name: &'static str, task: impl Fn(Self) -> F + Send + Sync + 'static) {
+        const PAUSE: Duration = Duration::from_secs(1);
+        let holdfast = self.clone();
+        self.0.tasks.spawn(async move {
+            while AssertUnwindSafe(task(holdfast.clone())).catch_unwind().await.is_err() {
+                tracing::error!(task = name, "a task panicked; it begins again");
+                tokio::time::sleep(PAUSE).await;
+            }
+        });
     }
 
     /// The id of the volume: that of its identity file, which must be the one that this system knows. The first start

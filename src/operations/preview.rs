@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 
 use super::call::{Caller, PreviewRequest};
 use super::source::Source;
-use super::work::Work;
+use super::works::Work;
 use super::{Error, Holdfast, Result, new_operation_id, now};
 use crate::model::EndRecord;
 use crate::model::notice::Notice;

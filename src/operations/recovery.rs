@@ -1,24 +1,90 @@
 //! Ending what others left unfinished. An operation whose owner is dead is what the database and the folder say it is:
 //! a restore whose row is in `restore_log` happened, a backup whose file has its name was made. All others never were.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+use tokio::time::timeout;
+
 use super::{Error, Holdfast, Result, now};
+use crate::fault;
+use crate::folder::Folder;
 use crate::model::OperationId;
 use crate::model::backup::{Backup, State};
 use crate::model::event::Caller;
 use crate::model::operation::{BackupResult, Kind, Operation, Outcome, Phase};
-use crate::postgres::state::Stored;
+use crate::postgres::state::{Stored, Unfinished};
 
-const EVERY: Duration = Duration::from_secs(3);
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Looks at an operation, each a second after the one before, in which its owner was silent until it is dead.
+const SILENT: u32 = 10;
+/// The same of an owner that has no session of the database any more.
+const GONE: u32 = 3;
+/// Longest time for which a volume that hangs is waited for.
+const VOLUME: Duration = Duration::from_secs(2);
+
+/// How long the owners of operations have been silent. Counted in looks, not by a clock: nobody is dead because the database
+/// was away, or was another one for a while.
+#[derive(Default)]
+struct Silences(HashMap<OperationId, Silence>);
+
+struct Silence {
+    heartbeat: DateTime<Utc>,
+    silent: u32,
+    gone: u32,
+}
+
+impl Silences {
+    /// Notes what was found, and tells whose owner is dead: the operation and its last heartbeat. `ours` are those that this
+    /// process works on, however long it could not report.
+    fn look(&mut self, unfinished: &[Unfinished], ours: &[OperationId]) -> Vec<(OperationId, DateTime<Utc>)> {
+        self.0.retain(|id, _| unfinished.iter().any(|operation| operation.id == *id));
+        let mut dead = Vec::new();
+        for operation in unfinished.iter().filter(|operation| !ours.contains(&operation.id)) {
+            let Unfinished { id, heartbeat, silent_for, gone } = *operation;
+            // What was silent before this process looked counts too.
+            let before = u32::try_from(silent_for.as_secs()).unwrap_or(u32::MAX);
+            let new = Silence { heartbeat, silent: before, gone: if gone { before } else { 0 } };
+            let silence = self.0.entry(id).or_insert(new);
+            match silence.heartbeat == heartbeat {
+                true => silence.silent = silence.silent.saturating_add(1),
+                false => (silence.heartbeat, silence.silent) = (heartbeat, 0),
+            }
+            silence.gone = if gone && silence.silent > 0 { silence.gone.saturating_add(1) } else { 0 };
+            if silence.silent >= SILENT || silence.gone >= GONE {
+                dead.push((id, heartbeat));
+            }
+        }
+        dead
+    }
+
+    /// The database was away: everybody may have been, and nobody is dead for that.
+    fn forget(&mut self) {
+        for silence in self.0.values_mut() {
+            (silence.silent, silence.gone) = (0, 0);
+        }
+    }
+}
+
+/// Removes the draft of an operation that must not publish it any more. The fence stops it in any case, so a volume that
+/// does not work keeps nobody from the lock; whoever tidies the folder tries again.
+pub(super) async fn discard_draft(folder: &Folder, operation: OperationId) {
+    let folder = folder.clone();
+    let discarded = timeout(VOLUME, super::blocking(move || folder.discard(operation))).await;
+    if !matches!(discarded, Ok(Ok(Ok(())))) {
+        tracing::warn!(operation_id = %operation, "the draft of an operation that is over could not be removed yet");
+    }
+}
 
 impl Holdfast {
     /// Looks after orphans for as long as the service runs.
     pub(super) async fn recover_always(self) {
-        let mut rounds = 0u32;
+        let (mut rounds, mut silences) = (0u32, Silences::default());
         loop {
             tokio::select! {
-                () = self.round(rounds) => {}
+                () = self.round(rounds, &mut silences) => {}
                 () = self.0.stopping.cancelled() => return,
             }
             rounds = rounds.wrapping_add(1);
@@ -30,9 +96,10 @@ impl Holdfast {
     }
 
     /// What fails is tried again in another round.
-    async fn round(&self, number: u32) {
-        const MINUTE: u32 = 20;
-        if let Err(error) = self.recover().await {
+    async fn round(&self, number: u32, silences: &mut Silences) {
+        const MINUTE: u32 = 60;
+        if let Err(error) = self.recover(silences).await {
+            silences.forget();
             tracing::warn!(%error, "unfinished operations could not be looked after");
         }
         if number.is_multiple_of(MINUTE)
@@ -47,38 +114,49 @@ impl Holdfast {
         }
     }
 
-    async fn recover(&self) -> Result<()> {
+    async fn recover(&self, silences: &mut Silences) -> Result<()> {
+        fault::point("recovering");
         let state = &self.0.parts.state;
-        for (operation, transaction) in state.adopt_orphans(self.0.instance, &self.0.works.ids()).await? {
-            let id = operation.id;
+        self.tell_end_of_lease().await?;
+        state.end_lease_of_none(&Caller::internal("recovery")).await?;
+        let unfinished = state.unfinished().await?;
+        for (id, heartbeat) in silences.look(&unfinished, &self.0.works.ids()) {
+            // Another may have been faster.
+            let Some(operation) = state.adopt(id, heartbeat).await? else { continue };
             tracing::warn!(operation_id = %id, "the owner of an operation is dead; ending the operation");
-            if let Err(error) = self.end_orphan(operation, transaction).await {
+            if let Err(error) = self.end_orphan(operation).await {
                 tracing::warn!(%error, operation_id = %id, "an operation without an owner could not be ended yet");
             }
         }
-        self.tell_end_of_lease().await?;
         Ok(state.finish_sequences(&self.0.parts.catalog).await?)
     }
 
-    async fn end_orphan(&self, operation: Operation, transaction: Option<String>) -> Result<()> {
+    async fn end_orphan(&self, operation: Operation) -> Result<()> {
+        let outcome = self.what_became_of(&operation).await?;
+        let outcome = outcome.unwrap_or_else(|| Outcome::Failed(Box::new(Error::Interrupted.failure())));
+        let ended =
+            Operation { phase: Phase::Done, end_time: Some(now()), detail: String::new(), outcome: Some(outcome), ..operation };
+        self.0.parts.state.report(&ended).await?;
+        Ok(())
+    }
+
+    /// Leaves nothing of an operation that nobody works on any more, and finds out how it ended. `None`: it never was.
+    pub(super) async fn what_became_of(&self, operation: &Operation) -> Result<Option<Outcome>> {
         let state = &self.0.parts.state;
         // Before others may have the lock: should its owner live, it has nothing left that it could publish.
-        if operation.kind != Kind::Preview {
-            let (folder, id) = (self.0.parts.folder.clone(), operation.id);
-            super::blocking(move || folder.discard(id)).await??;
-        }
+        discard_draft(&self.0.parts.folder, operation.id).await;
         // What a restore left to be done is best done while nobody else has the lock. It only raises sequences, so that it
         // harms nobody if it comes later.
         if let Err(error) = state.finish_sequences(&self.0.parts.catalog).await {
             tracing::warn!(%error, "the sequences of a restore could not be raised yet");
         }
-        // Waits for the last transaction of the dead owner, so that its outcome is settled.
-        self.let_go(&operation).await?;
-        let outcome = match (operation.kind, transaction) {
-            (Kind::Backup, _) => self.outcome_of_backup(&operation).await?,
-            (Kind::Preview, _) => None,
-            (Kind::Restore, transaction) => {
-                let result = match transaction {
+        // Where the lock is hosted here, this waits for the last transaction of the dead owner. In any case none of its can begin.
+        self.let_go(operation).await?;
+        Ok(match operation.kind {
+            Kind::Backup => self.outcome_of_backup(operation).await?,
+            Kind::Preview => None,
+            Kind::Restore => {
+                let result = match state.transaction(operation.id).await? {
                     Some(transaction) => self.outcome_of(operation.id, &transaction).await,
                     None => None,
                 };
@@ -87,12 +165,7 @@ impl Holdfast {
                 }
                 result.map(|result| Outcome::Restore(Box::new(result)))
             }
-        };
-        let outcome = outcome.unwrap_or_else(|| Outcome::Failed(Box::new(Error::Interrupted.failure())));
-        let ended =
-            Operation { phase: Phase::Done, end_time: Some(now()), detail: String::new(), outcome: Some(outcome), ..operation };
-        state.report(&ended, self.0.instance).await?;
-        Ok(())
+        })
     }
 
     async fn outcome_of_backup(&self, operation: &Operation) -> Result<Option<Outcome>> {
@@ -149,5 +222,57 @@ impl Holdfast {
 
     async fn has_ended(&self, operation: OperationId) -> Result<bool> {
         Ok(self.0.parts.state.operation(operation).await?.is_none_or(|operation| operation.done()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    const OF_OURS: OperationId = OperationId(Uuid::from_u128(1));
+    const ID: OperationId = OperationId(Uuid::from_u128(2));
+
+    fn found(beat: i64, silent_for: u64, gone: bool) -> [Unfinished; 1] {
+        let heartbeat = DateTime::from_timestamp(beat, 0).unwrap();
+        [Unfinished { id: ID, heartbeat, silent_for: Duration::from_secs(silent_for), gone }]
+    }
+
+    /// Looks until somebody is dead.
+    fn looks(silences: &mut Silences, found: &[Unfinished]) -> u32 {
+        (1..100).find(|_| !silences.look(found, &[OF_OURS]).is_empty()).unwrap()
+    }
+
+    #[test]
+    fn p03_an_owner_is_dead_after_ten_silent_looks_or_three_without_a_session() {
+        assert_eq!(looks(&mut Silences::default(), &found(1, 0, false)), SILENT);
+        assert_eq!(looks(&mut Silences::default(), &found(1, 0, true)), GONE);
+        // What was silent for an hour when it was first seen need not be waited for.
+        assert_eq!(looks(&mut Silences::default(), &found(1, 3600, false)), 1);
+    }
+
+    #[test]
+    fn an_owner_that_reports_lives_whether_it_has_a_session_or_not() {
+        let mut silences = Silences::default();
+        for beat in 0..100 {
+            assert!(silences.look(&found(beat, 0, beat % 2 == 0), &[]).is_empty());
+        }
+        let ours = found(1, 3600, true);
+        assert!(silences.look(&ours, &[ID]).is_empty(), "it is ours");
+    }
+
+    #[test]
+    fn p11_an_outage_of_the_database_kills_nobody() {
+        let mut silences = Silences::default();
+        for _ in 0..SILENT - 1 {
+            assert!(silences.look(&found(1, 0, false), &[]).is_empty());
+        }
+        silences.forget();
+        // It is back, and the owner has not reported for an hour.
+        for _ in 0..GONE - 1 {
+            assert!(silences.look(&found(1, 3600, true), &[]).is_empty());
+        }
+        assert!(silences.look(&found(2, 0, false), &[]).is_empty());
     }
 }

@@ -8,8 +8,9 @@ use super::backup::digest;
 use super::call::{Caller, RestoreRequest};
 use super::preview::{check_etag, foreseen};
 use super::source::Source;
-use super::work::Work;
+use super::works::Work;
 use super::{Error, Holdfast, Result, new_operation_id, now};
+use crate::fault;
 use crate::model::OperationId;
 use crate::model::event::{Event, backup_name};
 use crate::model::notice::{Notice, in_the_way};
@@ -76,6 +77,7 @@ impl Holdfast {
             true => Some(restore.awake_during(self.make_safety_backup(work, about, &request.backup)).await??),
             false => None,
         };
+        fault::point("applying");
         work.phase(Phase::Applying, "Replaces what differs.");
         let (changes, found) = restore.apply(&end).await?;
         let notices: Vec<Notice> = source.notices.iter().cloned().chain(found).collect();
@@ -91,6 +93,7 @@ impl Holdfast {
         restore.record(&Event::of("", about).with("backup", backup_name(&request.backup))).await?;
         let committing = self.0.commits.token();
         self.commit(work, "Commits.").await?;
+        fault::point("committing");
         let transaction = restore.transaction().to_owned();
         let result = match restore
             .commit(&result, &end, &[Event::restored(about, &result).with("acknowledged", request.acknowledged.join(","))])
@@ -104,6 +107,7 @@ impl Holdfast {
             Err(error) => return Err(error.into()),
         };
 
+        fault::point("committed");
         drop(committing);
         work.phase(Phase::Finishing, "Raises the sequences, gives up old safety backups.");
         if let Err(error) = parts.state.finish_sequences(&parts.catalog).await {

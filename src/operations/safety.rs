@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::backup::Made;
 use super::call::Caller;
-use super::work::Work;
+use super::works::Work;
 use super::{Error, Holdfast, Result};
 use crate::model::backup::Trigger;
 use crate::model::operation::{Operation, Phase};

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::backup::advance;
 use super::in_use::Guard;
 use super::proof::Hashing;
-use super::work::Work;
+use super::works::Work;
 use super::{Error, Holdfast, Result, blocking};
 use crate::archive::{self, Part};
 use crate::model::backup::{Backup, State, Trigger};

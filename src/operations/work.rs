@@ -4,127 +4,23 @@
 //! While it works, its row in the database is kept fresh and its lease is renewed. It stops early when it is cancelled, the
 //! service stops, the lease is lost or its time is over - unless it is committing, from where it only goes forward.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::time::{Instant, sleep, timeout};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::call::Caller;
+use super::works::Work;
 use super::{Error, Holdfast, Result, now};
-use crate::lock;
-use crate::lock::Held;
+use crate::fault;
+use crate::lock::{self, Held};
 use crate::model::lock::Holder;
-use crate::model::operation::{Kind, Operation, Outcome, Phase, Progress};
-use crate::model::{BackupId, Event, OperationId};
+use crate::model::operation::{Kind, Operation, Outcome, Phase};
+use crate::model::{Event, OperationId, Reason};
 use crate::postgres::state::{Accepted, Alive, Commit, Request};
-
-/// Operations that run in this process, so that a cancellation reaches them at once.
-#[derive(Default)]
-pub struct Works(Mutex<HashMap<OperationId, Arc<Work>>>);
-
-impl Works {
-    fn all(&self) -> MutexGuard<'_, HashMap<OperationId, Arc<Work>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub fn ids(&self) -> Vec<OperationId> {
-        self.all().keys().copied().collect()
-    }
-
-    pub fn get(&self, id: OperationId) -> Option<Arc<Work>> {
-        self.all().get(&id).cloned()
-    }
-}
-
-/// An operation at work.
-pub struct Work {
-    state: Mutex<WorkState>,
-    stop: CancellationToken,
-    /// Blocking parts of the work. The work has not ended before they have.
-    blocking: TaskTracker,
-}
-
-struct WorkState {
-    operation: Operation,
-    /// Why it stops.
-    cause: Option<Error>,
-}
-
-impl Work {
-    fn new(operation: Operation) -> Self {
-        let state = Mutex::new(WorkState { operation, cause: None });
-        Self { state, stop: CancellationToken::new(), blocking: TaskTracker::new() }
-    }
-
-    fn state(&self) -> MutexGuard<'_, WorkState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub fn id(&self) -> OperationId {
-        self.state().operation.id
-    }
-
-    pub fn operation(&self) -> Operation {
-        self.state().operation.clone()
-    }
-
-    pub fn fencing_token(&self) -> i64 {
-        self.state().operation.fencing_token
-    }
-
-    pub fn phase(&self, phase: Phase, detail: &str) {
-        let operation = &mut self.state().operation;
-        operation.phase = operation.phase.max(phase);
-        detail.clone_into(&mut operation.detail);
-    }
-
-    pub fn target(&self, id: &BackupId) {
-        self.state().operation.target = Some(id.clone());
-    }
-
-    pub fn progress(&self, change: impl FnOnce(&mut Progress)) {
-        let progress = &mut self.state().operation.progress;
-        let before = progress.percent;
-        change(progress);
-        progress.percent = progress.percent.clamp(before, 99);
-    }
-
-    /// Stops the work for this cause, unless it is committing or stopping already.
-    pub fn stop(&self, cause: Error) {
-        let mut state = self.state();
-        if state.operation.phase < Phase::Committing && state.cause.is_none() {
-            state.cause = Some(cause);
-            self.stop.cancel();
-        }
-    }
-
-    /// Cancelled when the work is to stop.
-    pub fn stopped(&self) -> CancellationToken {
-        self.stop.clone()
-    }
-
-    /// From here the work only goes forward. Fails when it is to stop.
-    fn commit(&self, detail: &str) -> Result<()> {
-        let mut state = self.state();
-        if let Some(cause) = state.cause.take() {
-            return Err(cause);
-        }
-        state.operation.phase = Phase::Committing;
-        detail.clone_into(&mut state.operation.detail);
-        Ok(())
-    }
-
-    /// Runs a part that blocks. Dropping the answer does not end it; closing its channels does.
-    pub async fn blocking<T: Send + 'static>(&self, part: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-        self.blocking.spawn_blocking(part).await.map_err(|_| Error::Bug("a blocking part of the work panicked"))
-    }
-}
 
 impl Holdfast {
     /// The operation of an earlier call with the same `request_id`.
@@ -148,9 +44,17 @@ impl Holdfast {
     where
         F: Future<Output = Result<Outcome>> + Send + 'static,
     {
+        const PANICKED: Error = Error::Bug("an operation could not be accepted");
         let holdfast = self.clone();
-        let accepting = self.0.tasks.spawn(async move { holdfast.accept(operation, request, lock_wait, work).await });
-        accepting.await.map_err(|_| Error::Bug("an operation could not be accepted"))?
+        let accepting = self.0.tasks.spawn(async move {
+            let about = operation.clone();
+            let accepted = AssertUnwindSafe(holdfast.accept(operation, request, lock_wait, work)).catch_unwind().await;
+            accepted.unwrap_or_else(|_| {
+                holdfast.0.tasks.spawn(holdfast.clone().let_go_later(about));
+                Err(PANICKED)
+            })
+        });
+        accepting.await.map_err(|_| PANICKED)?
     }
 
     async fn accept<F>(
@@ -171,7 +75,11 @@ impl Holdfast {
             },
             false => None,
         };
-        let accepted = self.0.parts.state.accept(&operation, self.0.instance, &request).await;
+        fault::point("accepting");
+        // Before its row is there: whoever looks after the dead must not find one of this process that nobody works on.
+        let running = Arc::new(Work::new(operation.clone()));
+        let entry = self.at_work(running.clone());
+        let accepted = self.0.parts.state.accept(&operation, &request).await;
         if let (Some(held), false) = (&held, matches!(accepted, Ok(Accepted::New))) {
             self.release(held).await;
         }
@@ -181,12 +89,12 @@ impl Holdfast {
             Accepted::Reused(id) => return Err(Error::RequestIdReused(id)),
         }
         tracing::info!(operation_id = %operation.id, kind = ?operation.kind, caller = operation.caller, "operation accepted");
-        let accepted = operation.clone();
-        let running = Arc::new(Work::new(operation));
-        self.0.works.all().insert(accepted.id, running.clone());
         let holdfast = self.clone();
-        self.0.tasks.spawn(async move { holdfast.live(running, held, lock_wait, work).await });
-        Ok(accepted)
+        self.0.tasks.spawn(async move {
+            let _entry = entry;
+            holdfast.live(running, held, lock_wait, work).await;
+        });
+        Ok(operation)
     }
 
     /// The operation that has the lock, when it is that of an earlier call with the same `request_id`. Its row is written
@@ -213,7 +121,7 @@ impl Holdfast {
     where
         F: Future<Output = Result<Outcome>> + Send + 'static,
     {
-        let id = work.id();
+        let stopped = work.stopped();
         let interrupted = async {
             self.0.stopping.cancelled().await;
             work.stop(Error::Interrupted);
@@ -222,17 +130,18 @@ impl Holdfast {
         // The work comes last: it may always have something to do.
         let result = tokio::select! {
             biased;
-            () = work.stop.cancelled() => Err(work.state().cause.take().unwrap_or(Error::Interrupted)),
+            () = stopped.cancelled() => Err(work.cause().unwrap_or(Error::Interrupted)),
             () = interrupted => Err(Error::Interrupted),
             () = self.tend(&work) => Err(Error::Bug("an operation was left alone")),
-            result = self.locked(&work, held, lock_wait, run) => result,
+            result = AssertUnwindSafe(self.locked(&work, held, lock_wait, run)).catch_unwind() => {
+                result.unwrap_or(Err(Error::Bug("an operation panicked")))
+            }
         };
         // However long the end takes, nobody may take its owner for dead.
         tokio::select! {
             () = self.tend(&work) => {}
             () = self.end(&work, result) => {}
         }
-        self.0.works.all().remove(&id);
     }
 
     /// Works under the lock.
@@ -250,20 +159,15 @@ impl Holdfast {
             None => self.wait_for_lock(work, wait).await?,
             held => held,
         };
-        {
-            let operation = &mut work.state().operation;
-            operation.fencing_token = held.as_ref().map_or(0, |held| held.lease.fencing_token);
-            operation.start_time = Some(now());
-            operation.phase = Phase::Preparing;
-        }
+        work.begin(held.as_ref().map_or(0, |held| held.lease.fencing_token));
         let keep = async {
             match &held {
                 Some(held) => self.0.parts.locks.keep(held).await,
                 None => self.lock_is_taken_by_others().await,
             }
         };
-        let run = AssertUnwindSafe(run(work.clone())).catch_unwind();
-        tokio::pin!(run);
+        fault::point("holding");
+        let mut run = std::pin::pin!(run(work.clone()));
         let mut keep = std::pin::pin!(keep);
         let mut limit = std::pin::pin!(sleep(self.0.parts.operation_timeout));
         let (mut kept, mut in_time) = (true, true);
@@ -278,7 +182,7 @@ impl Holdfast {
                     in_time = false;
                     work.stop(Error::TimedOut);
                 }
-                result = &mut run => return result.unwrap_or(Err(Error::Bug("an operation panicked"))),
+                result = &mut run => return result,
             }
         }
     }
@@ -289,7 +193,7 @@ impl Holdfast {
     /// When it is to stop.
     pub(super) async fn commit(&self, work: &Work, detail: &str) -> Result<()> {
         work.commit(detail)?;
-        match self.0.parts.state.begin_commit(work.id(), self.0.instance).await? {
+        match self.0.parts.state.begin_commit(work.id()).await? {
             Commit::Go => Ok(()),
             Commit::Cancelled => Err(Error::Cancelled),
             Commit::Ended => Err(lock::Error::Lost.into()),
@@ -301,14 +205,18 @@ impl Holdfast {
         const CHANGES: Duration = Duration::from_millis(250);
         // A cancellation that came to another replica is heard of by the next one.
         const HEARTBEAT: Duration = Duration::from_secs(1);
+        const REPORT: Duration = Duration::from_secs(4);
         let (mut written, mut last): (Option<Operation>, _) = (None, Instant::now());
         loop {
             sleep(CHANGES).await;
-            let operation = work.state().operation.clone();
+            fault::point("tending");
+            let operation = work.operation();
             if written.as_ref() == Some(&operation) && last.elapsed() < HEARTBEAT {
                 continue;
             }
-            match self.0.parts.state.report(&operation, self.0.instance).await {
+            // A connection that fell silent must not keep the next from being used.
+            let report = timeout(REPORT, self.0.parts.state.report(&operation)).await;
+            match report.map_err(|_| Error::TimedOut).and_then(|report| report.map_err(Error::from)) {
                 Ok(Alive::Yes { cancel_requested, .. }) => {
                     if cancel_requested {
                         work.stop(Error::Cancelled);
@@ -332,8 +240,8 @@ impl Holdfast {
         const ANSWER: Duration = Duration::from_secs(30);
         const LAST_CHANCE: Duration = Duration::from_secs(3);
         let mut operation = work.operation();
-        work.blocking.close();
-        if timeout(BLOCKING, work.blocking.wait()).await.is_err() {
+        fault::point("ending");
+        if timeout(BLOCKING, work.blocking_ends()).await.is_err() {
             tracing::error!(operation_id = %operation.id, "a blocking part of the operation does not end");
         }
         operation.phase = Phase::Done;
@@ -346,6 +254,10 @@ impl Holdfast {
             }
             Err(error) => {
                 let failure = error.failure();
+                let failure = match failure.reason {
+                    Reason::LeaseLost => failure.with("fencingToken", operation.fencing_token),
+                    _ => failure,
+                };
                 tracing::warn!(operation_id = %operation.id, reason = ?failure.reason, message = failure.message, "operation failed");
                 Outcome::Failed(Box::new(failure))
             }
@@ -368,16 +280,33 @@ impl Holdfast {
     }
 
     async fn write_end(&self, operation: &Operation) -> Result<()> {
-        if operation.kind == Kind::Restore && matches!(operation.outcome, Some(Outcome::Failed(_))) {
+        let state = &self.0.parts.state;
+        let Some(Outcome::Failed(failure)) = &operation.outcome else {
+            self.let_go(operation).await?;
+            state.report(operation).await?;
+            return Ok(());
+        };
+        // After a defect as little is certain as after the death of a process.
+        if failure.reason == Reason::Internal
+            && let Some(outcome) = self.what_became_of(operation).await?
+        {
+            state.report(&Operation { outcome: Some(outcome), ..operation.clone() }).await?;
+            return Ok(());
+        }
+        if operation.kind == Kind::Restore {
             match self.discard_safety_backup(operation.id).await {
                 Err(Error::BackupInUse(id)) => {
                     tracing::warn!(backup = %id, "a safety backup that undoes nothing is in use and stays")
+                }
+                // It is marked as deleted; whoever tidies the folder finishes it.
+                Err(Error::Folder(error)) => {
+                    tracing::warn!(%error, "a safety backup that undoes nothing could not be removed yet")
                 }
                 discarded => discarded?,
             }
         }
         self.let_go(operation).await?;
-        self.0.parts.state.report(operation, self.0.instance).await?;
+        state.report(operation).await?;
         Ok(())
     }
 

@@ -59,11 +59,12 @@ impl State {
         Ok(if in_force.fetch_one(&self.pool).await? { Advance::Outdated } else { Advance::NotInForce })
     }
 
-    /// Makes the leases of the host that is configured the only ones that count, for every process on this database. Waits for the protected
-    /// transactions of the other; it cannot begin another.
+    /// Makes the leases of the host that is configured the only ones that count, for every process on this database. Protected
+    /// transactions under those of the other have ended then, and none can begin. Whether somebody holds a lock that the other
+    /// service hosts cannot be known here.
     ///
     /// # Errors
-    /// `Error::Locked`: somebody holds the lock, or such a transaction does not end.
+    /// `Error::Locked`: somebody holds the lock that is hosted here, or such a transaction has not ended.
     pub async fn set_fencing(&self) -> Result<(), Error> {
         let fencing = self.database.fencing;
         let mut transaction = self.pool.begin().await?;
@@ -78,6 +79,9 @@ impl State {
             )]));
         }
         if changed {
+            // Those that are over still let a transaction pass that was begun under them.
+            sqlx::query("SELECT FROM lease FOR UPDATE NOWAIT").execute(&mut *transaction).await?;
+            sqlx::query("DELETE FROM lease").execute(&mut *transaction).await?;
             tracing::warn!(?fencing, "the maintenance lock is hosted by another service than before");
         }
         Ok(transaction.commit().await?)

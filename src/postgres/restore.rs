@@ -320,9 +320,15 @@ async fn again(
 /// Raises sequences to the state of a file; none is ever lowered. To be called after the commit, and again after a crash.
 ///
 /// The tables that draw from them are locked against writers meanwhile, so that no number is given out in between.
+///
+/// # Errors
+/// `Error::Updating`: a software update works in the database; to be tried again.
 pub async fn raise_sequences(database: &Database, schema: &Schema, states: &[SequenceState]) -> Result<(), Error> {
     let mut connection = session::connect(database, Role::Restore).await?;
     connection.execute(sqlx::raw_sql("BEGIN")).await?;
+    if !sqlx::query_scalar(fence::NO_UPDATE).fetch_one(&mut connection).await? {
+        return Err(Error::Updating);
+    }
     let owners = schema.sequences.iter().filter(|sequence| states.iter().any(|state| state.name == sequence.name));
     let mut owners: Vec<String> = owners.filter_map(|sequence| Some(sequence.owner.as_ref()?.sql())).collect();
     owners.sort();

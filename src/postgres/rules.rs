@@ -69,8 +69,15 @@ pub async fn check(connection: &mut PgConnection, catalog: &Catalog) -> Result<(
                 Err(error) => return Err(error),
                 Ok(_) => match connection.prepare(AssertSqlSafe(rows(&rule.query)).into_sql_str()).await {
                     Ok(_) => continue,
-                    Err(sqlx::Error::Database(error)) => error.message().to_owned(),
-                    Err(error) => return Err(error.into()),
+                    Err(error) => {
+                        let said = error.as_database_error().map(|error| error.message().to_owned());
+                        match (Error::from(error), said) {
+                            // Of a table that somebody has locked nothing can be said yet.
+                            (error, _) if error.passes() => return Err(error),
+                            (_, Some(said)) => said,
+                            (error, None) => return Err(error),
+                        }
+                    }
                 },
             };
             problems.push(format!("the query of {} of resource {} does not work: {problem}", rule.reason, resource.name));

@@ -72,17 +72,21 @@ async fn p03_f13_kills_at_any_moment_of_backups_cost_no_backup_and_leave_nothing
         world.kill();
         drafts += world.drafts().len();
         let called = call.await.unwrap();
-        // Killed between the lock and the row of its operation, it leaves a lease that ends by itself. That was long ago too.
+        // Killed between the lock and the row of its operation, it leaves a lease that nobody knows of.
         let of_none = "not exists (select from holdfast.operation where 'operations/' || id = lease.operation)";
         unborn += world.value(&format!("select count(*) from holdfast.lease where {of_none}")).await.parse::<u32>().unwrap();
-        let age = format!("update holdfast.lease set expire_time = expire_time - interval '1 hour' where {of_none}");
-        world.sql_as_superuser(&age).await;
         let began = Instant::now();
-        world.start_later().await;
+        // Mostly as if it had been killed long ago, so that nobody has to wait until it is taken for dead.
+        match round % 5 {
+            0 => world.start().await.unwrap(),
+            _ => {
+                world.sql_as_superuser("update holdfast.lease set acquire_time = acquire_time - interval '1 hour'").await;
+                world.start_later().await;
+            }
+        }
+        let left = "(select count(*) from holdfast.lease) + (select count(*) from holdfast.operation where not done)";
+        world.becomes(left, "0", Duration::from_secs(20)).await;
         longest = longest.max(began.elapsed());
-        let free = "select count(*) from holdfast.lease where expire_time > clock_timestamp()";
-        world.becomes(free, "0", Duration::from_secs(20)).await;
-        world.becomes("select count(*) from holdfast.operation where not done", "0", Duration::from_secs(20)).await;
         if let Ok(operation) = called {
             match world.wait(&operation).await.result.unwrap() {
                 Outcome::Error(error) => assert_eq!(error.reason, "INTERRUPTED", "{error:?}"),
@@ -110,9 +114,10 @@ async fn p03_f13_kills_at_any_moment_of_backups_cost_no_backup_and_leave_nothing
         }
     }
     eprintln!(
-        "{wanted} kills: {made} backups were made nevertheless, {drafts} drafts and {unborn} leases without an operation were left; the longest start took {longest:?}"
+        "{wanted} kills: {made} backups were made nevertheless, {drafts} drafts and {unborn} leases without an operation were left; nothing was left {longest:?} after the next start"
     );
-    assert!(longest < Duration::from_secs(30), "{longest:?}");
+    // 10 s is what is required; the rest is for processors that others use as well.
+    assert!(longest < Duration::from_secs(20), "{longest:?}");
     world.sql("delete from platform.license").await;
     world.backup().await;
     world.is_tidy().await;

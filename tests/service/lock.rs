@@ -1,14 +1,16 @@
 //! What is particular to the maintenance lock where Holdfast hosts it; what any host must do is in `conformance`.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use holdfast::grpc::proto::backup::{Backup, BackupRequest, PreviewRestoreRequest};
+use holdfast::grpc::proto::backup::{Backup, BackupRequest, PreviewRestoreRequest, RestoreRequest};
 use holdfast::grpc::proto::lock::{AcquireLockRequest, ExpiryPolicy, LockLease, LockPurpose, RenewLockRequest};
 use sqlx::{Connection, Executor};
 use tonic::Status;
 
-use super::world::{UPDATE_TOKEN, World, refused};
-use super::zoo::signal;
+use super::world::{PASSPHRASE, UPDATE_TOKEN, World, refused};
+use super::zoo::{all_of, signal};
 
 const LONG: Duration = Duration::from_secs(30);
 /// What has become of the lock, in its order.
@@ -173,4 +175,120 @@ async fn an_operation_keeps_its_owner_while_its_end_takes_long() {
         assert!(!log.contains("the owner of an operation is dead"), "{log}");
     }
     world.is_tidy().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l07_a_migration_that_knows_only_sql_keeps_holdfast_out_and_waits_for_it() {
+    let world = World::new().await;
+    let backup = world.backup().await;
+    let keep_out = "begin; select pg_advisory_xact_lock(hashtext('holdfast.platform-maintenance'))";
+    let mut migration = world.platform().await;
+    migration.execute(sqlx::raw_sql(keep_out)).await.unwrap();
+    world.damage();
+    let (digests, files) = (world.digests(), world.files());
+    let error = world.try_backup(BackupRequest::default()).await.unwrap_err();
+    assert_eq!((error.reason.as_str(), error.code), ("SOFTWARE_UPDATE_IN_PROGRESS", tonic::Code::FailedPrecondition as i32));
+    let error = world.restore(&backup, "").await.unwrap_err();
+    assert_eq!(error.reason, "SOFTWARE_UPDATE_IN_PROGRESS", "{error:?}");
+    assert_eq!((world.digests(), world.files()), (digests, files));
+    world.is_tidy().await;
+    migration.execute(sqlx::raw_sql("rollback")).await.unwrap();
+
+    // One that comes later waits until the restore is done.
+    let table = world.lock_table("row exclusive").await;
+    let operation = world.begin_restore(&backup, "").await;
+    world.until_waiting("holdfast_restore", "LOCK TABLE%").await;
+    let waiting = tokio::spawn(async move { migration.execute(sqlx::raw_sql(keep_out)).await.map(|_| migration) });
+    world.until_waiting("platform", "begin; select pg_advisory_xact_lock%").await;
+    drop(table);
+    let migration = waiting.await.unwrap().unwrap();
+    assert!(world.outcome(&operation).await.is_ok());
+    migration.close().await.unwrap();
+    world.backup().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l12_a_lease_is_renewed_in_time_while_all_processors_derive_keys_and_check_files() {
+    /// The shortest there is.
+    const TTL: f64 = 10.0;
+    let world = World::with(&[("HOLDFAST_LOCK__TTL", "10s")]).await;
+    world.set_passphrase(PASSPHRASE).await;
+    world.grow().await;
+    let backup = world.backup().await;
+    world
+        .sql_as_superuser(
+            "create table holdfast.renewal (at timestamptz not null default clock_timestamp());
+             create function holdfast.note_renewal() returns trigger language plpgsql security definer as $$ begin
+                 insert into holdfast.renewal default values; return null; end $$;
+             create trigger note after insert or update on holdfast.lease for each row execute function holdfast.note_renewal()",
+        )
+        .await;
+    // It tries for 19 s to get its tables.
+    let table = world.lock_table("access exclusive").await;
+    let operation = world.begin_backup().await;
+    let calls = |wrong: &str| RestoreRequest { passphrase: wrong.to_owned(), ..all_of(&backup) };
+    let mut busy = tokio::task::JoinSet::new();
+    for caller in 0..16 {
+        let (mut backups, request) = (world.backups().await, calls(&format!("a wrong passphrase {caller}")));
+        busy.spawn(async move {
+            for calls in 0.. {
+                match backups.restore(request.clone()).await.map_err(refused).unwrap_err().reason.as_str() {
+                    "PASSPHRASE_INCORRECT" => {}
+                    "DATABASE_UNAVAILABLE" | "RATE_LIMITED" => tokio::time::sleep(Duration::from_millis(50)).await,
+                    reason => return (calls, reason.to_owned()),
+                }
+            }
+            unreachable!()
+        });
+    }
+    // And for as long as that takes, others have the processors as well.
+    let stop = Arc::new(AtomicBool::new(false));
+    for _ in 0..2 {
+        let stop = stop.clone();
+        let end = std::time::Instant::now() + Duration::from_secs(60);
+        tokio::task::spawn_blocking(move || while !stop.load(Ordering::Relaxed) && std::time::Instant::now() < end {});
+    }
+    let error = world.outcome(&operation).await;
+    stop.store(true, Ordering::Relaxed);
+    let error = error.unwrap_err();
+    busy.abort_all();
+    drop(table);
+    assert_eq!(error.reason, "TABLES_LOCKED", "{error:?}");
+    let gaps = "select count(*) || ' ' || max(gap) from (select extract(epoch from at - lag(at) over (order by at)) as gap from holdfast.renewal) as g where gap is not null";
+    let gaps = world.value(gaps).await;
+    let (renewals, longest) = gaps.split_once(' ').unwrap();
+    eprintln!("{renewals} renewals, the longest pause between two {longest} s of {TTL}");
+    assert!(renewals.parse::<u32>().unwrap() >= 4, "{gaps}");
+    // A third is when it is due, another third is how late it may be.
+    assert!(longest.parse::<f64>().unwrap() < TTL / 3.0 * 2.0, "{gaps}");
+    world.is_tidy().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l14_whatever_ends_an_operation_its_locks_are_free_within_seconds() {
+    let world = World::new().await;
+    let backup = world.backup().await;
+    let mut twin = world.twin();
+    for end in ["cancelled", "cut off", "stopped", "killed"] {
+        twin.start().await.unwrap();
+        let table = world.lock_table("row exclusive").await;
+        let operation = twin.begin_restore(&backup, "").await;
+        world.until_waiting("holdfast_restore", "LOCK TABLE%").await;
+        let began = std::time::Instant::now();
+        match end {
+            "cancelled" => twin.cancel(&operation).await,
+            "cut off" => assert_ne!(world.terminate_sessions("holdfast_restore", "wait_event_type = 'Lock'").await, 0),
+            "stopped" => assert_eq!(twin.terminate().await, Some(0)),
+            _ => twin.kill(),
+        }
+        let held = "(select count(*) from holdfast.lease) + (select count(*) from holdfast.operation where not done)
+            + (select count(*) from pg_locks join pg_stat_activity using (pid)
+               where usename like 'holdfast%' and (locktype = 'advisory' or mode like '%Exclusive%') and relation::regclass::text like 'platform.%')";
+        world.becomes(held, "0", Duration::from_secs(15)).await;
+        eprintln!("a restore that was {end} holds nothing after {:?}", began.elapsed());
+        drop(table);
+        assert!(world.outcome(&operation).await.is_err());
+        world.is_tidy().await;
+        twin.kill();
+    }
 }

@@ -35,7 +35,8 @@ pub async fn planned_in_the_past(world: &World, late: u32, deadline: u32) {
                     'recurrence', jsonb_build_object('daily', jsonb_build_object(
                         'hours', extract(hour from t at time zone 'UTC')::int, 'minutes', extract(minute from t at time zone 'UTC')::int))),
                     now() - interval '2 days'
-             from (select now() - interval '{late} seconds' as t) as planned"
+             from (select now() - interval '{late} seconds' as t) as planned
+             on conflict (name) do update set value = excluded.value, update_time = excluded.update_time"
         ))
         .await;
 }

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tonic::Code;
 use tonic_types::StatusExt;
 
-use super::world::{World, refused, rounds};
+use super::world::{World, eventually, refused, rounds};
 use super::zoo::run;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -145,4 +145,16 @@ async fn f06_of_services_with_different_folders_that_start_for_the_first_time_at
         let (_, loser) = &mut losers[0];
         assert!(loser.start().await.unwrap_err().contains("the backup folder"));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p11_a_service_that_is_started_while_a_migration_has_a_table_waits_for_it() {
+    let mut world = World::without_service().await;
+    let migration = world.lock_table("access exclusive").await;
+    world.start_to_listen().await.unwrap();
+    eventually(Duration::from_secs(60), || world.log().contains("not started yet").then_some(())).await;
+    assert!(!world.ready().await);
+    drop(migration);
+    world.becomes_ready(true).await;
+    world.backup().await;
 }

@@ -69,6 +69,8 @@ fn cluster() -> Arc<Cluster> {
     let run = || {
         let mut script = Command::new(repository().join("deploy/dev/postgres.sh"));
         script.arg("run").arg(cluster_folder()).args(["-c", "max_connections=300", "-c", "max_prepared_transactions=10"]);
+        // When protected work was committed is told by the database.
+        script.args(["-c", "track_commit_timestamp=on"]);
         let mut script = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("postgres.sh runs");
         let mut line = String::new();
         BufReader::new(script.stdout.take().unwrap()).read_line(&mut line).unwrap();
@@ -262,7 +264,16 @@ impl World {
 
     /// Starts the service. `Err` with its exit status and what it printed when it ends instead.
     pub async fn start(&mut self) -> Result<(), String> {
-        self.launch("\"started\"").await
+        self.launch("\"started\"").await?;
+        // Or the backup of 01:00 would come in between when it is 01:00: what is planned is planned since tomorrow.
+        self.sql_as_superuser(
+            "insert into holdfast.setting (name, value, update_time)
+             values ('schedule', '{\"enabled\": true, \"recurrence\": {\"daily\": {\"hours\": 1, \"minutes\": 0}}, \"time_zone\": \"UTC\",
+                 \"start_deadline\": {\"secs\": 21600, \"nanos\": 0}}', now() + interval '1 day')
+             on conflict do nothing",
+        )
+        .await;
+        Ok(())
     }
 
     /// The same, and comes back as soon as it listens; it may wait for its database then.
@@ -333,6 +344,11 @@ impl World {
         format!("http://{}", self.service.as_ref().expect("the service runs").address)
     }
 
+    /// Whether somebody has killed it.
+    pub fn has_ended(&mut self) -> bool {
+        self.service.as_mut().is_none_or(|service| service.process.try_wait().unwrap().is_some())
+    }
+
     /// Ends the service as a power cut would.
     pub fn kill(&mut self) {
         if let Some(mut service) = self.service.take() {
@@ -341,9 +357,9 @@ impl World {
         }
     }
 
-    /// Starts the service after a `kill`, as if that had been long ago: nothing waits until the dead one counts as dead.
+    /// Starts the service after a `kill`, as if that had been a while ago: nothing waits until the dead one counts as dead.
     pub async fn start_later(&mut self) {
-        self.sql_as_superuser("update holdfast.operation set heartbeat_time = heartbeat_time - interval '1 hour' where not done")
+        self.sql_as_superuser("update holdfast.operation set heartbeat_time = heartbeat_time - interval '20 s' where not done")
             .await;
         self.start().await.unwrap();
     }

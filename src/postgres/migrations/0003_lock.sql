@@ -38,12 +38,13 @@ CREATE TABLE fence (
 INSERT INTO fence (lock_name) VALUES ('platform-maintenance');
 
 -- The newest holder announces itself, before it changes anything. Waits until the protected transactions of holders before it
--- have ended; they cannot begin another. False: there is a newer holder.
+-- have ended; they cannot begin another. False: there is a newer holder, or an operation of this service has this token.
 CREATE FUNCTION advance_fence(token bigint) RETURNS boolean
     LANGUAGE sql SECURITY DEFINER SET search_path = ''
 BEGIN ATOMIC
     WITH advanced AS (
-        UPDATE holdfast.fence SET max_token = token WHERE lock_name = 'platform-maintenance' AND max_token <= token
+        UPDATE holdfast.fence SET max_token = token, operation = ''
+        WHERE lock_name = 'platform-maintenance' AND (max_token < token OR (max_token = token AND operation = ''))
         RETURNING 1
     )
     SELECT EXISTS (SELECT FROM advanced);

@@ -99,7 +99,7 @@ impl State {
 
     /// Becomes the one who delivers to a receiver. `None`: another process does.
     pub async fn outbox(&self, receiver: &str) -> Result<Option<Outbox>, Error> {
-        let mut connection = super::connect(&self.database).await?;
+        let mut connection = super::connect(&self.database, self.instance).await?;
         let lock = "SELECT pg_try_advisory_lock(hashtext('holdfast.outbox'), hashtext($1))";
         if !sqlx::query_scalar::<_, bool>(lock).bind(receiver).fetch_one(&mut connection).await? {
             crate::postgres::session::close(connection).await;

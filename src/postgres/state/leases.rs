@@ -13,6 +13,7 @@ use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 use sqlx::{PgConnection, Postgres, Row, Transaction};
 
+use super::operations::is_gone;
 use super::{State, events};
 use crate::model::Event;
 use crate::model::event::Caller;
@@ -180,11 +181,16 @@ impl State {
             }
             Some(present) if !present.ended() && !present.resumed_by(terms) => return Ok(Asked::Taken(present.holder)),
             Some(present) => {
-                let seize = "SELECT FROM lease WHERE lock_name = $1 FOR UPDATE NOWAIT";
-                match sqlx::query(seize).bind(LOCK).execute(&mut *transaction).await.map_err(Error::from) {
+                let seize = concat!("SELECT ", columns!(), " FROM lease WHERE lock_name = $1 FOR UPDATE NOWAIT");
+                let seized = match sqlx::query(seize).bind(LOCK).fetch_optional(&mut *transaction).await.map_err(Error::from) {
                     Err(error) if locked(&error) => return Ok(Asked::Draining),
                     seized => seized?,
                 };
+                // It may have been renewed, or given back, since it was looked at.
+                let present = seized.as_ref().map(Present::read).transpose()?.unwrap_or(present);
+                if !present.ended() && !present.resumed_by(terms) {
+                    return Ok(Asked::Taken(present.holder));
+                }
                 sqlx::query("DELETE FROM lease WHERE lock_name = $1").bind(LOCK).execute(&mut *transaction).await?;
                 if let Some(end) = present.untold_end() {
                     changed(&mut transaction, &end).await?;
@@ -240,6 +246,22 @@ impl State {
         // Waits for a request for the lock that is under way.
         sqlx::query("SELECT 1 FROM lock WHERE lock_name = $1 FOR UPDATE").bind(LOCK).execute(&self.pool).await?;
         self.end_lease(None, Some(operation.to_owned()), caller).await
+    }
+
+    /// Ends the lease of a process that died between the grant and the row of its operation: nobody else knows of it.
+    pub async fn end_lease_of_none(&self, caller: &Caller) -> Result<(), Error> {
+        let orphan = concat!(
+            "SELECT operation FROM lease
+             WHERE lock_name = $1 AND principal = $2 AND acquire_time < clock_timestamp() - interval '3 s'
+               AND pg_catalog.pg_postmaster_start_time() < clock_timestamp() - interval '10 s'
+               AND NOT EXISTS (SELECT FROM operation WHERE 'operations/' || id = lease.operation) AND ",
+            is_gone!("split_part(lease.holder_id, '/', 2)")
+        );
+        let orphan = sqlx::query_scalar::<_, String>(orphan).bind(LOCK).bind(HOLDFAST);
+        match orphan.fetch_optional(&self.pool).await? {
+            Some(operation) => self.end_lease_of(&operation, caller).await,
+            None => Ok(()),
+        }
     }
 
     async fn end_lease(&self, hash: Option<Vec<u8>>, operation: Option<String>, caller: &Caller) -> Result<(), Error> {
@@ -312,17 +334,21 @@ impl State {
         Ok(())
     }
 
-    /// The lock as it is now.
-    pub async fn look_at_lock(&self) -> Result<Lock, Error> {
+    /// The lock as it is now. `None`: another service hosts it.
+    pub async fn look_at_lock(&self) -> Result<Option<Lock>, Error> {
         let mut transaction = self.pool.begin().await?;
         sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY").execute(&mut *transaction).await?;
-        let of_lock = sqlx::query_as("SELECT fencing_counter, update_time FROM lock WHERE lock_name = $1").bind(LOCK);
-        let (fencing_token, update_time) = of_lock.fetch_one(&mut *transaction).await?;
+        let of_lock = "SELECT fencing_counter, update_time, in_force FROM lock JOIN fence USING (lock_name) WHERE lock_name = $1";
+        let of_lock = sqlx::query_as(of_lock).bind(LOCK);
+        let (fencing_token, update_time, elsewhere) = of_lock.fetch_one(&mut *transaction).await?;
+        if elsewhere {
+            return Ok(None);
+        }
         let present = sqlx::query(PRESENT).bind(LOCK).fetch_optional(&mut *transaction).await?;
         transaction.commit().await?;
         let present = present.as_ref().map(Present::read).transpose()?;
         let holder = present.filter(|present| !present.ended()).map(|present| present.holder);
-        Ok(Lock { holder, fencing_token, update_time })
+        Ok(Some(Lock { holder, fencing_token, update_time }))
     }
 }
 

@@ -24,7 +24,7 @@ use crate::model::{Catalog, Notice, OperationId};
 pub use backups::{Publication, Stored};
 pub use events::Outbox;
 pub use leases::{Asked, Grant};
-pub use operations::{Accepted, Alive, Commit, Request};
+pub use operations::{Accepted, Alive, Commit, Request, Unfinished};
 pub use slots::Slot;
 
 /// Cheap to clone.
@@ -32,6 +32,8 @@ pub use slots::Slot;
 pub struct State {
     pub(super) pool: PgPool,
     pub(super) database: Database,
+    /// This process, as the owner of what it works on. Its sessions carry it in their name, so that others see whether it lives.
+    instance: Uuid,
 }
 
 /// Ids that tell this installation from others.
@@ -52,8 +54,9 @@ const MIGRATIONS: [(i64, &str, &str); 3] = [
 /// Where the state is.
 const SCHEMA: &str = "holdfast";
 
-fn options(database: &Database) -> PgConnectOptions {
-    database.options(Role::State).disable_statement_logging().options([
+fn options(database: &Database, instance: Uuid) -> PgConnectOptions {
+    let options = database.options(Role::State).application_name(&format!("holdfast {instance}"));
+    options.disable_statement_logging().options([
         ("search_path", SCHEMA),
         ("statement_timeout", "20s"),
         ("lock_timeout", "10s"),
@@ -75,11 +78,11 @@ fn options(database: &Database) -> PgConnectOptions {
 }
 
 /// A connection to the state that is nobody else's.
-async fn connect(database: &Database) -> Result<PgConnection, Error> {
-    direct::connect(&options(database)).await
+async fn connect(database: &Database, instance: Uuid) -> Result<PgConnection, Error> {
+    direct::connect(&options(database, instance)).await
 }
 
-fn pool(database: &Database, connections: u32) -> PgPool {
+fn pool(database: &Database, instance: Uuid, connections: u32) -> PgPool {
     let pool = PgPoolOptions::new().max_connections(connections).acquire_timeout(Duration::from_secs(5));
     // Whoever goes away while BEGIN is on its way has begun a transaction that sqlx 0.9.0 does not know of, and what the
     // connection is given next would be lost in it. Such a one is closed: now() stands still in a transaction.
@@ -89,7 +92,7 @@ fn pool(database: &Database, connections: u32) -> PgPool {
             sqlx::Row::try_get(&connection.fetch_one(sqlx::raw_sql(idle)).await?, 0)
         })
     });
-    pool.connect_lazy_with(options(database))
+    pool.connect_lazy_with(options(database, instance))
 }
 
 impl State {
@@ -98,11 +101,12 @@ impl State {
     /// # Errors
     /// `Error::Pooled` when a role does not reach PostgreSQL directly: nothing was changed.
     pub async fn open(database: &Database) -> Result<Self, Error> {
+        let instance = Uuid::new_v4();
         let work = |role| database.options(role).disable_statement_logging();
-        for options in [options(database), work(Role::Backup), work(Role::Restore)] {
+        for options in [options(database, instance), work(Role::Backup), work(Role::Restore)] {
             direct::check(&options).await?;
         }
-        let mut connection = connect(database).await?;
+        let mut connection = connect(database, instance).await?;
         let superuser = "SELECT pg_catalog.current_setting('is_superuser') = 'on'";
         if sqlx::query_scalar(superuser).fetch_one(&mut connection).await? {
             return Err(super::session::superuser(database, Role::State));
@@ -138,12 +142,17 @@ impl State {
         );
         connection.execute(sqlx::raw_sql(AssertSqlSafe(grants))).await?;
         connection.close().await?;
-        Ok(Self { pool: pool(database, 10), database: database.clone() })
+        Ok(Self { pool: pool(database, instance, 10), database: database.clone(), instance })
     }
 
     /// The same state over connections of its own, which live in the runtime that this is called in.
     pub fn apart(&self) -> Self {
-        Self { pool: pool(&self.database, 4), database: self.database.clone() }
+        Self { pool: pool(&self.database, self.instance, 4), ..self.clone() }
+    }
+
+    /// This process.
+    pub fn instance(&self) -> Uuid {
+        self.instance
     }
 
     /// Whether the database answers.

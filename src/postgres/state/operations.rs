@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sqlx::types::Json;
 use uuid::Uuid;
 
@@ -49,8 +50,25 @@ pub enum Commit {
 
 /// How long a `request_id` is remembered.
 const REMEMBERED: &str = "24 hours";
-/// An owner that has not been heard of for so long is dead.
-pub const DEAD_AFTER: Duration = Duration::from_secs(10);
+
+/// An operation that is not done, and what is known of its owner.
+#[derive(Debug, Clone, Copy)]
+pub struct Unfinished {
+    pub id: OperationId,
+    pub heartbeat: DateTime<Utc>,
+    /// Time since the heartbeat, as far as the server was there.
+    pub silent_for: Duration,
+    /// Whether its owner has no session any more, or is this process.
+    pub gone: bool,
+}
+
+/// That a process has no session.
+macro_rules! is_gone {
+    ($instance:literal) => {
+        concat!("NOT EXISTS (SELECT FROM pg_catalog.pg_stat_activity WHERE application_name = 'holdfast ' || ", $instance, ")")
+    };
+}
+pub(super) use is_gone;
 
 type Row = (Json<Operation>, i64, bool);
 
@@ -75,14 +93,14 @@ impl State {
     }
 
     /// Writes the row of a new operation. At most one of two calls with the same `request_id` gets `Accepted::New`.
-    pub async fn accept(&self, operation: &Operation, owner: Uuid, request: &Request) -> Result<Accepted, Error> {
+    pub async fn accept(&self, operation: &Operation, request: &Request) -> Result<Accepted, Error> {
         let mut transaction = self.pool.begin().await?;
         let forget = "UPDATE operation SET request_id = NULL WHERE caller = $1 AND request_id = $2 AND create_time <= clock_timestamp() - $3::interval";
         sqlx::query(forget).bind(&operation.caller).bind(&request.request_id).bind(REMEMBERED).execute(&mut *transaction).await?;
         let insert = "INSERT INTO operation (id, caller, request_id, request_digest, owner, body) VALUES ($1, $2, $3, $4, $5, $6)
                       ON CONFLICT (caller, request_id) DO NOTHING";
         let insert = sqlx::query(insert).bind(operation.id.0).bind(&operation.caller).bind(&request.request_id);
-        let inserted = insert.bind(&request.digest).bind(owner).bind(Json(operation)).execute(&mut *transaction).await?;
+        let inserted = insert.bind(&request.digest).bind(self.instance).bind(Json(operation)).execute(&mut *transaction).await?;
         if inserted.rows_affected() == 1 {
             events::write(&mut transaction, &Event::started(operation)).await?;
         }
@@ -92,12 +110,12 @@ impl State {
 
     /// Writes the present state of an operation, which is the heartbeat of its owner as well. Its end is told once: the row
     /// is not changed again.
-    pub async fn report(&self, operation: &Operation, owner: Uuid) -> Result<Alive, Error> {
+    pub async fn report(&self, operation: &Operation) -> Result<Alive, Error> {
         let update =
             "UPDATE operation SET body = $3, cancellable = cancellable AND $4, done = $5, heartbeat_time = clock_timestamp(),
                              revision = revision + CASE WHEN body = $3 THEN 0 ELSE 1 END
                       WHERE id = $1 AND owner = $2 AND NOT done RETURNING revision, cancel_requested";
-        let update = sqlx::query_as(update).bind(operation.id.0).bind(owner).bind(Json(operation));
+        let update = sqlx::query_as(update).bind(operation.id.0).bind(self.instance).bind(Json(operation));
         let update = update.bind(operation.cancellable()).bind(operation.done());
         let mut transaction = self.pool.begin().await?;
         let row: Option<(i64, bool)> = update.fetch_optional(&mut *transaction).await?;
@@ -109,10 +127,11 @@ impl State {
     }
 
     /// Closes an operation to cancellation, before it commits: a cancellation that was accepted is never followed by a commit.
-    pub async fn begin_commit(&self, id: OperationId, owner: Uuid) -> Result<Commit, Error> {
+    pub async fn begin_commit(&self, id: OperationId) -> Result<Commit, Error> {
         let update =
             "UPDATE operation SET cancellable = false WHERE id = $1 AND owner = $2 AND NOT done RETURNING cancel_requested";
-        let cancelled: Option<bool> = sqlx::query_scalar(update).bind(id.0).bind(owner).fetch_optional(&self.pool).await?;
+        let cancelled: Option<bool> =
+            sqlx::query_scalar(update).bind(id.0).bind(self.instance).fetch_optional(&self.pool).await?;
         Ok(match cancelled {
             Some(false) => Commit::Go,
             Some(true) => Commit::Cancelled,
@@ -128,6 +147,12 @@ impl State {
             .execute(&self.pool)
             .await?;
         Ok(())
+    }
+
+    /// The transaction of a restore, if it had begun one.
+    pub async fn transaction(&self, id: OperationId) -> Result<Option<String>, Error> {
+        let query = sqlx::query_scalar("SELECT restore_xid FROM operation WHERE id = $1").bind(id.0);
+        Ok(query.fetch_optional(&self.pool).await?.flatten())
     }
 
     pub async fn operation(&self, id: OperationId) -> Result<Option<Operation>, Error> {
@@ -161,17 +186,30 @@ impl State {
         Ok(sqlx::query_scalar(update).bind(id.0).bind(&event.kind).bind(Json(event)).fetch_one(&self.pool).await?)
     }
 
-    /// Operations whose owner is dead, now owned by `owner`, with the transaction of those that are restores. `living` are
-    /// those that `owner` itself works on, however long it could not report.
-    pub async fn adopt_orphans(&self, owner: Uuid, living: &[OperationId]) -> Result<Vec<(Operation, Option<String>)>, Error> {
+    /// Operations that are not done, with what is known of their owners.
+    pub async fn unfinished(&self) -> Result<Vec<Unfinished>, Error> {
+        let query = concat!(
+            "SELECT id, heartbeat_time,
+                    CASE WHEN pg_catalog.pg_postmaster_start_time() < heartbeat_time
+                         THEN extract(epoch FROM clock_timestamp() - heartbeat_time)::float8 ELSE 0 END,
+                    owner = $1 OR ",
+            is_gone!("owner"),
+            " FROM operation WHERE NOT done"
+        );
+        let rows = sqlx::query_as::<_, (Uuid, DateTime<Utc>, f64, bool)>(query).bind(self.instance).fetch_all(&self.pool).await?;
+        let unfinished = |(id, heartbeat, silent_for, gone)| {
+            let silent_for = Duration::try_from_secs_f64(silent_for).unwrap_or_default();
+            Unfinished { id: OperationId(id), heartbeat, silent_for, gone }
+        };
+        Ok(rows.into_iter().map(unfinished).collect())
+    }
+
+    /// Makes this process the owner of an operation that has had no heartbeat since this one. `None`: it had, or it has ended.
+    pub async fn adopt(&self, id: OperationId, heartbeat: DateTime<Utc>) -> Result<Option<Operation>, Error> {
         let update = "UPDATE operation SET owner = $1, heartbeat_time = clock_timestamp()
-                      WHERE NOT done AND id <> ALL ($3) AND heartbeat_time < clock_timestamp() - make_interval(secs => $2)
-                      RETURNING body, revision, cancel_requested, restore_xid";
-        let rows =
-            sqlx::query_as::<_, (Json<Operation>, i64, bool, Option<String>)>(update).bind(owner).bind(DEAD_AFTER.as_secs_f64());
-        let living: Vec<Uuid> = living.iter().map(|id| id.0).collect();
-        let rows = rows.bind(living).fetch_all(&self.pool).await?;
-        Ok(rows.into_iter().map(|(body, revision, cancel, xid)| (operation((body, revision, cancel)), xid)).collect())
+                      WHERE id = $2 AND NOT done AND heartbeat_time = $3 RETURNING body, revision, cancel_requested";
+        let adopted = sqlx::query_as::<_, Row>(update).bind(self.instance).bind(id.0).bind(heartbeat);
+        Ok(adopted.fetch_optional(&self.pool).await?.map(operation))
     }
 
     /// Forgets operations that ended long ago.

@@ -54,6 +54,27 @@ async fn a_restore_that_is_cancelled_leaves_neither_a_change_nor_the_lock() {
     site.is_tidy().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn l15_the_lock_is_asked_for_before_any_table_and_given_back_after_all_of_them() {
+    let site = Site::with(&[SHORT]).await;
+    let backup = site.damaged().await;
+    site.host.take_calls();
+    let operation = site.begin_held_restore(&backup, At::Work).await;
+    let mut before = site.host.take_calls();
+    before.retain(|method| method != "GetLock");
+    assert_eq!(before, ["AcquireLock"], "{before:?}");
+    // It has the tables now, and keeps what it has.
+    site.until_renewed(2).await;
+    let meanwhile = site.host.take_calls();
+    assert!(meanwhile.contains(&"RenewLock".to_owned()));
+    assert!(meanwhile.iter().all(|method| ["RenewLock", "GetLock"].contains(&method.as_str())), "{meanwhile:?}");
+    site.go_on().await;
+    site.world.outcome(&operation).await.unwrap();
+    site.is_tidy().await;
+    let after = site.host.take_calls();
+    assert!(after.contains(&"ReleaseLock".to_owned()), "{after:?}");
+}
+
 /// What is left of the lease of a service that was killed when the next one starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Left {
@@ -64,7 +85,8 @@ enum Left {
 }
 
 async fn a_killed_restore_is_recovered(left: Left) {
-    let mut site = Site::with(&[SHORT]).await;
+    // For as long as nobody gives it back, the lease is in the way.
+    let mut site = Site::with(&[("HOLDFAST_LOCK__TTL", "60s")]).await;
     let backup = site.damaged().await;
     let before = site.world.digests();
     let operation = site.begin_held_restore(&backup, At::Work).await;

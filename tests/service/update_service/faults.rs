@@ -62,11 +62,17 @@ const HUGE: usize = 8 * 1024 * 1024;
 pub struct Faults {
     fault: Arc<Mutex<Fault>>,
     line: Line,
+    calls: Arc<Mutex<Vec<String>>>,
 }
 
 impl Faults {
     pub fn on(line: Line) -> Self {
-        Self { fault: Arc::new(Mutex::new(Fault::None)), line }
+        Self { fault: Arc::new(Mutex::new(Fault::None)), line, calls: Arc::default() }
+    }
+
+    /// Methods that were called since the last look, in their order.
+    pub fn take_calls(&self) -> Vec<String> {
+        std::mem::take(&mut self.calls.lock().unwrap())
     }
 
     pub async fn set(&self, fault: Fault) {
@@ -154,6 +160,7 @@ where
         let faults = self.faults.clone();
         Box::pin(async move {
             let path = request.uri().path().to_owned();
+            faults.calls.lock().unwrap().extend(path.rsplit('/').next().map(str::to_owned));
             match faults.meet(&path) {
                 Fault::Hangs => pending().await,
                 Fault::Late(by) => {

@@ -66,6 +66,11 @@ impl Host {
         }
     }
 
+    /// Methods that were called since the last look, in their order.
+    pub fn take_calls(&self) -> Vec<String> {
+        self.faults.take_calls()
+    }
+
     /// Lets time pass for leases.
     pub fn advance(&self, time: Duration) {
         self.shared.change(|books, _| books.ahead += time);
