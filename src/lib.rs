@@ -74,8 +74,12 @@
 //! [`lock::Keeper`] renews it from a runtime of its own, and a lease that cannot be renewed ends the work before it is over.
 //!
 //! That alone does not stop a process that was paused. So each protected transaction begins with the fence
-//! (`postgres::fence`): whoever takes the lock over waits for those that passed it, and no other passes. A holder that was
-//! evicted has no draft left that it could publish.
+//! (`postgres::fence`): whoever takes the lock over waits for those that passed it, and no other passes. The draft of a holder
+//! that was evicted is removed as soon as somebody can; the fence holds also when nobody could.
+//!
+//! What an operation of a dead process left is ended by the next who looks (`operations::recovery`): dead is whose sessions are
+//! gone from the database, or who was silent for ten looks. The outcome is what the database and the folder say. A defect that
+//! panics is treated the same, by the process itself.
 //!
 //! # Events
 //!

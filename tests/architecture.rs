@@ -30,6 +30,8 @@ const TABLE: &[(&str, &[&str])] = &[
     ("crate::archive", &["operations/", "archive/", "cli/"]),
     ("crate::folder", &["operations/", "folder.rs", "main.rs"]),
     ("crate::lock", &["operations/", "lock.rs", "grpc/lock_client.rs", "grpc/convert/lock"]),
+    // A panic on demand is for what happens, not for rules.
+    ("crate::fault", &["operations/", "config.rs"]),
     ("crate::webhook", &["operations/", "webhook.rs", "config.rs", "main.rs"]),
     // Rules have no clock and no runtime.
     ("Utc::now", &["operations/mod.rs"]),

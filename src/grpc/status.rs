@@ -135,8 +135,7 @@ pub fn not_served(method: &str) -> Status {
 
 /// For calls that only the host of the lock can answer.
 pub fn hosted_elsewhere() -> Status {
-    let message = "Another service hosts the maintenance lock of this installation: send this call to it. GetLock and WatchLock \
-                   are answered here as well.";
+    let message = "Another service hosts the maintenance lock of this installation: send this call to it.";
     with_reason(Code::Unimplemented, ErrorReason::NotServed, message)
 }
 

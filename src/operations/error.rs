@@ -253,7 +253,7 @@ fn lock(error: &lock::Error, failure: impl Fn(Reason) -> Failure) -> Failure {
             held(update, format!("{} waits for the maintenance lock since {since}, and comes first: {}", update.principal, update.reason))
         }
         Lock::Draining => {
-            let message = "The operation before this one was given up, and its last transaction is still being rolled back.";
+            let message = "Whoever had the maintenance lock before is giving it back; its last transaction has not ended yet.";
             Failure::new(Reason::OperationInProgress, message).subject(NAME).retry_after(LATER)
         }
         Lock::Lost => failure(Reason::LeaseLost).instructions("Everything was rolled back. Start it again."),

@@ -60,7 +60,7 @@ impl Silences {
         dead
     }
 
-    /// The database was away: everybody may have been, and nobody is dead for that.
+    /// Counts from the beginning.
     fn forget(&mut self) {
         for silence in self.0.values_mut() {
             (silence.silent, silence.gone) = (0, 0);
@@ -99,7 +99,6 @@ impl Holdfast {
     async fn round(&self, number: u32, silences: &mut Silences) {
         const MINUTE: u32 = 60;
         if let Err(error) = self.recover(silences).await {
-            silences.forget();
             tracing::warn!(%error, "unfinished operations could not be looked after");
         }
         if number.is_multiple_of(MINUTE)
@@ -117,9 +116,10 @@ impl Holdfast {
     async fn recover(&self, silences: &mut Silences) -> Result<()> {
         fault::point("recovering");
         let state = &self.0.parts.state;
+        // The database was away: so may everybody have been.
+        let unfinished = state.unfinished().await.inspect_err(|_| silences.forget())?;
         self.tell_end_of_lease().await?;
         state.end_lease_of_none(&Caller::internal("recovery")).await?;
-        let unfinished = state.unfinished().await?;
         for (id, heartbeat) in silences.look(&unfinished, &self.0.works.ids()) {
             // Another may have been faster.
             let Some(operation) = state.adopt(id, heartbeat).await? else { continue };
