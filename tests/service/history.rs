@@ -343,14 +343,14 @@ impl Site {
 
     /// Everybody works again and nobody has the lock.
     async fn comes_to_rest(&mut self) {
-        for service in &mut self.services {
-            if service.has_ended() {
-                service.kill();
-                service.start_later().await;
-            }
-        }
         let began = Instant::now();
         loop {
+            for service in &mut self.services {
+                if service.has_ended() {
+                    service.kill();
+                    service.start_later().await;
+                }
+            }
             let lock = self.look(0).await;
             if lock.as_ref().is_some_and(|lock| lock.state() == State::Free) {
                 break;
