@@ -94,7 +94,7 @@
 //!
 //! # What comes later, and where its place is
 //!
-//! Verification and the scrub: beside `operations::proof`. Signatures: a member of the file behind `end.json`. More ways to prove identity:
+//! The scrub: beside `operations::verify`. Signatures: a member of the file behind `end.json`. More ways to prove identity:
 //! `grpc::access::Authenticator`.
 
 pub mod archive;

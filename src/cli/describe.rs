@@ -10,8 +10,8 @@ use super::advice::{below_heading, known, of_operation, what_to_do};
 use super::output::{clean, facts, id, size, table, time, word};
 use crate::grpc::proto::backup::{
     Backup, BackupResult, EncryptionInfo, ListBackupsResponse, ListOperationsResponse, ListResourcesResponse, Operation,
-    OperationError, OperationMetadata, OperationPhase, OperationType, Progress, SystemStatus, Trigger, backup, encryption_info,
-    operation,
+    OperationError, OperationMetadata, OperationPhase, OperationType, Progress, SystemStatus, Trigger, VerifyResult, backup,
+    encryption_info, operation,
 };
 use notices::notices;
 
@@ -152,9 +152,23 @@ pub fn operation(operation: &Operation) -> String {
         None if !operation.done && !operation.name.is_empty() => {
             below_heading(of_operation(&id(&operation.name)).into()).join("\n")
         }
-        Some(operation::Result::Verify(_)) | None => return facts,
+        Some(operation::Result::Verify(found)) => verification(found),
+        None => return facts,
     };
     format!("{facts}\n{result}")
+}
+
+/// One line for each check, then what somebody should know.
+pub fn verification(found: &VerifyResult) -> String {
+    let rows = found
+        .checks
+        .iter()
+        .map(|check| [check.name.clone(), if check.passed { "good" } else { "BAD" }.to_owned(), check.detail.clone()]);
+    let checks = table(["CHECK", "RESULT", "DETAIL"], rows);
+    match notices(&found.notices) {
+        notices if notices.is_empty() => checks,
+        notices => format!("{checks}\n{notices}"),
+    }
 }
 
 /// What failed or stands in the way, who does, and what can be done about it.

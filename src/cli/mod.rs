@@ -25,6 +25,7 @@ mod schedule;
 mod settings;
 mod undo;
 mod unpack;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -74,6 +75,8 @@ pub enum ClientCommand {
     Undo(undo::Undo),
     /// Delete a backup and its file for good
     Delete(backups::Delete),
+    /// Check whether a backup is whole and can be restored
+    Verify(verify::Verify),
     /// Save the file of a backup; a transfer that broke off is continued
     Download(download::Download),
     /// When automatic backups are made
@@ -146,6 +149,7 @@ async fn carry_out(command: ClientCommand, connection: &Connection, output: Outp
         ClientCommand::Restore(restore) => restore::restore(session()?, restore).await,
         ClientCommand::Undo(undo) => undo::undo(session()?, undo).await,
         ClientCommand::Delete(delete) => backups::delete(session()?, delete).await,
+        ClientCommand::Verify(verify) => verify::verify(session()?, verify).await,
         ClientCommand::Download(download) => download::download(session()?, download).await,
         ClientCommand::Schedule { what } => schedule::run(session()?, what.unwrap_or_default()).await,
         ClientCommand::Retention { what } => settings::retention(session()?, what.unwrap_or_default()).await,
@@ -189,6 +193,8 @@ mod tests {
             "holdfast undo --preview",
             "holdfast undo --yes --json --resources adapters --acknowledge COLUMN_DROPPED --passphrase-stdin --request-id r",
             "holdfast delete b-20260301t010000z-abcdefgh --yes",
+            "holdfast verify latest",
+            "holdfast verify b-20260301t010000z-abcdefgh --level rehearsal --passphrase-file f --json",
             "holdfast download latest -o x --endpoint http://h:1 --token-file t",
             "holdfast schedule",
             "holdfast schedule set --daily 03:30 --time-zone Europe/Berlin",
@@ -226,6 +232,7 @@ mod tests {
             "holdfast show ../x",
             "holdfast backup --wait --no-wait",
             "holdfast restore latest --passphrase secret",
+            "holdfast verify latest --level all",
             "holdfast restore latest --passphrase-stdin --passphrase-file f",
             "holdfast list --token t",
             "holdfast restore latest --yes --acknowledge",

@@ -72,7 +72,8 @@ printed!(
     RestoreResult,
     Retention,
     Schedule,
-    SystemStatus
+    SystemStatus,
+    VerifyResult
 );
 printed!("holdfast.lock.v1" lock: Lock);
 

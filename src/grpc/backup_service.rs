@@ -61,8 +61,11 @@ impl BackupService for Service {
         Ok(Response::new(self.holdfast.delete_backup(&caller, &id, seen).await?))
     }
 
-    async fn verify_backup(&self, _: Request<wire::VerifyBackupRequest>) -> Answer<wire::Operation> {
-        Err(status::not_served("VerifyBackup"))
+    async fn verify_backup(&self, request: Request<wire::VerifyBackupRequest>) -> Answer<wire::Operation> {
+        self.check_secret(&request, !request.get_ref().passphrase.is_empty())?;
+        let (caller, request) = accept(request)?;
+        let started = self.holdfast.verify_backup(&caller, convert::verify_request(request)?).await?;
+        Ok(Response::new(operation::operation(started)))
     }
 
     async fn preview_restore(&self, request: Request<wire::PreviewRestoreRequest>) -> Answer<wire::Operation> {

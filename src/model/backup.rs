@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::manifest::PassphraseNote;
 use super::name::{BackupId, FileName, OperationId, ResourceName, Sha256};
+use super::verification::LastVerification;
 
 /// What caused a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +58,8 @@ pub struct Backup {
     /// One sentence on why it is in its state.
     pub state_detail: String,
     pub pinned: bool,
+    #[serde(default)]
+    pub last_verification: Option<LastVerification>,
 }
 
 /// The part of a file that belongs to one resource.
@@ -128,6 +131,7 @@ mod tests {
                 source_system: Uuid::nil(),
                 state_detail: String::new(),
                 pinned: false,
+                last_verification: None,
             }
         };
         states.iter().enumerate().map(backup).collect()

@@ -131,12 +131,12 @@ impl Event {
         self
     }
 
-    /// An operation that was accepted. A preview changes nothing, and only its end is told.
+    /// An operation that was accepted. Of what changes nothing only the end is told.
     pub fn started(operation: &Operation) -> Option<Self> {
         match operation.kind {
             Kind::Backup => Some(Self::of("backup.started", operation)),
             Kind::Restore => Some(Self::of("restore.started", operation)),
-            Kind::Preview => None,
+            Kind::Preview | Kind::Verify | Kind::Rehearsal => None,
         }
     }
 
@@ -147,8 +147,12 @@ impl Event {
             (_, Outcome::Restore(_)) => None,
             (_, Outcome::Backup(result)) => Some(Self::of("backup.completed", operation).about(&result.backup)),
             (_, Outcome::Preview(_)) => Some(Self::of("restore.previewed", operation)),
+            (_, Outcome::Verify(found)) => {
+                Some(Self::of("backup.verified", operation).with("level", found.level.word()).with("valid", found.valid()))
+            }
             (Kind::Backup, Outcome::Failed(failure)) => Some(failed("backup.failed", failure)),
             (Kind::Preview, Outcome::Failed(failure)) => Some(failed("restore.previewed", failure)),
+            (Kind::Verify | Kind::Rehearsal, Outcome::Failed(failure)) => Some(failed("backup.verified", failure)),
             (Kind::Restore, Outcome::Failed(failure)) => match failure.reason {
                 Reason::CancelledByCaller => Some(failed("restore.cancelled", failure)),
                 _ => Some(failed("restore.failed", failure)),

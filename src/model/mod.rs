@@ -16,6 +16,7 @@ pub mod operation;
 pub mod schedule;
 pub mod secret;
 pub mod settings;
+pub mod verification;
 
 pub use backup::Backup;
 pub use catalog::Catalog;

@@ -8,6 +8,7 @@ use super::event::{Actor, Caller};
 use super::failure::Failure;
 use super::name::{BackupId, OperationId, ResourceName};
 use super::notice::Notice;
+use super::verification::Verification;
 
 /// What an operation does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,13 +17,10 @@ pub enum Kind {
     Backup,
     Restore,
     Preview,
-}
-
-impl Kind {
-    /// Whether it works under the maintenance lock.
-    pub fn exclusive(self) -> bool {
-        self != Self::Preview
-    }
+    /// A verification that looks at the file alone.
+    Verify,
+    /// One that restores it, too, and rolls that back.
+    Rehearsal,
 }
 
 /// Where an operation is; phases follow each other in this order and some are skipped.
@@ -94,6 +92,7 @@ pub enum Outcome {
     Backup(Box<BackupResult>),
     Restore(Box<RestoreResult>),
     Preview(Box<RestorePreview>),
+    Verify(Box<Verification>),
     Failed(Box<Failure>),
 }
 

@@ -321,6 +321,7 @@ fn describe(about: &Operation, manifest: Manifest, written: &Written) -> Backup 
         source_system: manifest.system_id,
         state_detail: String::new(),
         pinned: false,
+        last_verification: None,
     }
 }
 

@@ -12,6 +12,7 @@ use crate::model::catalog::Resource;
 pub use crate::model::event::Caller;
 use crate::model::schedule::{Recurrence, RunState};
 use crate::model::settings::{Retention, Setting};
+use crate::model::verification::VerifyLevel;
 use crate::model::{BackupId, Failure, FileName, Notice, Operation, OperationId, Passphrase, ResourceName, Schedule, Sha256};
 
 #[derive(Debug, Clone)]
@@ -49,6 +50,15 @@ pub struct PreviewRequest {
     pub passphrase: Option<Passphrase>,
     /// Empty: all in the file.
     pub resources: Vec<ResourceName>,
+}
+
+#[derive(Debug, Clone)]
+pub struct VerifyRequest {
+    pub backup: BackupId,
+    pub level: VerifyLevel,
+    pub passphrase: Option<Passphrase>,
+    /// Empty: none.
+    pub request_id: String,
 }
 
 /// One page of a list. `after` of the next call is `next` of this one.

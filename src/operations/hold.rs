@@ -23,7 +23,8 @@ impl Holdfast {
     fn terms(&self, operation: &Operation) -> Option<Terms> {
         let by = &operation.caller;
         let (purpose, reason) = match (operation.kind, operation.trigger) {
-            (Kind::Preview, _) => return None,
+            (Kind::Preview | Kind::Verify, _) => return None,
+            (Kind::Rehearsal, _) => (Purpose::Restore, format!("Rehearsal of a restore, started by {by}")),
             (Kind::Restore, _) => (Purpose::Restore, format!("Restore, started by {by}")),
             (Kind::Backup, Some(Trigger::Scheduled)) => (Purpose::Backup, format!("Scheduled backup, started by {by}")),
             (Kind::Backup, _) => (Purpose::Backup, format!("Backup, started by {by}")),

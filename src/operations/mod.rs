@@ -24,6 +24,7 @@ mod schedule;
 mod seal;
 mod settings;
 mod source;
+mod verify;
 mod work;
 mod works;
 

@@ -154,7 +154,7 @@ impl Holdfast {
         self.let_go(operation).await?;
         Ok(match operation.kind {
             Kind::Backup => self.outcome_of_backup(operation).await?,
-            Kind::Preview => None,
+            Kind::Preview | Kind::Verify | Kind::Rehearsal => None,
             Kind::Restore => {
                 let result = match state.transaction(operation.id).await? {
                     Some(transaction) => self.outcome_of(operation.id, &transaction).await,

@@ -43,6 +43,7 @@ mod short_way;
 mod start;
 mod stop;
 mod undo;
+mod verify;
 mod violations;
 mod webhook;
 mod wire;

@@ -12,9 +12,10 @@ use super::operation::{notice, notice_code};
 use crate::grpc::proto::backup as wire;
 use crate::model::backup::{Backup, ResourceContent, State, Trigger};
 use crate::model::manifest::PassphraseNote;
+use crate::model::verification::VerifyLevel;
 use crate::model::{Passphrase, ResourceName, Sha256};
 use crate::operations::call::{
-    BackupRequest, Chunk, Download, DownloadRequest, Listed, Page, PreviewRequest, ResourceState, RestoreRequest,
+    BackupRequest, Chunk, Download, DownloadRequest, Listed, Page, PreviewRequest, ResourceState, RestoreRequest, VerifyRequest,
 };
 
 /// Lists a page token may belong to.
@@ -87,6 +88,26 @@ pub fn preview_request(request: wire::PreviewRestoreRequest) -> Result<PreviewRe
     })
 }
 
+pub fn verify_request(request: wire::VerifyBackupRequest) -> Result<VerifyRequest, Status> {
+    let level = match wire::VerifyLevel::try_from(request.level) {
+        Ok(wire::VerifyLevel::Unspecified | wire::VerifyLevel::Checksum) => VerifyLevel::Checksum,
+        Ok(wire::VerifyLevel::Contents) => VerifyLevel::Contents,
+        Ok(wire::VerifyLevel::Rehearsal) => VerifyLevel::Rehearsal,
+        Err(_) => {
+            return Err(invalid(
+                "level",
+                "`level` is one that this version does not know; choose CHECKSUM, CONTENTS or REHEARSAL.",
+            ));
+        }
+    };
+    Ok(VerifyRequest {
+        backup: backup_id("name", &request.name)?,
+        level,
+        passphrase: Passphrase::new(request.passphrase),
+        request_id: text("request_id", request.request_id, MAX_REQUEST_ID)?,
+    })
+}
+
 /// Page size, and the sequence after which the page begins.
 pub fn list_backups_request(request: &wire::ListBackupsRequest) -> Result<(u32, Option<i64>), Status> {
     Ok((page_size(request.page_size, 50, 1000)?, page_place(BACKUPS, &request.page_token)?))
@@ -141,6 +162,12 @@ pub fn backup(backup: Backup) -> wire::Backup {
         source_system: backup.source_system.to_string(),
         state_detail: backup.state_detail,
         pinned: Some(backup.pinned),
+        last_verification: backup.last_verification.map(|last| wire::VerificationSummary {
+            level: verify_level(last.level).into(),
+            valid: last.valid,
+            verify_time: Some(timestamp(last.time)),
+            operation: operation_name(last.operation),
+        }),
         ..wire::Backup::default()
     }
 }
@@ -152,6 +179,14 @@ fn state(state: State) -> wire::backup::State {
         State::Invalid => wire::backup::State::Invalid,
         State::Missing => wire::backup::State::Missing,
         State::Deleting => wire::backup::State::Deleting,
+    }
+}
+
+pub fn verify_level(level: VerifyLevel) -> wire::VerifyLevel {
+    match level {
+        VerifyLevel::Checksum => wire::VerifyLevel::Checksum,
+        VerifyLevel::Contents => wire::VerifyLevel::Contents,
+        VerifyLevel::Rehearsal => wire::VerifyLevel::Rehearsal,
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
-use super::backup::{backup, trigger};
+use super::backup::{backup, trigger, verify_level};
 use super::fields::{
     backup_name, int32, int64, operation_id, operation_name, page_place, page_size, page_token, resource_name, span, timestamp,
 };
@@ -14,6 +14,7 @@ use crate::model::notice::{Severity, in_the_way};
 use crate::model::operation::{
     BackupResult, Kind, Operation, Outcome, Phase, Progress, ResourceChange, RestorePreview, RestoreResult,
 };
+use crate::model::verification::{Check, Verification};
 use crate::model::{Failure, Notice, OperationId};
 use crate::operations::call::SystemStatus;
 
@@ -68,7 +69,7 @@ pub fn operation(operation: Operation) -> wire::Operation {
 pub fn failure(operation: &Operation) -> Option<&Failure> {
     match operation.outcome.as_ref()? {
         Outcome::Failed(failure) => Some(failure),
-        Outcome::Backup(_) | Outcome::Restore(_) | Outcome::Preview(_) => None,
+        Outcome::Backup(_) | Outcome::Restore(_) | Outcome::Preview(_) | Outcome::Verify(_) => None,
     }
 }
 
@@ -77,6 +78,7 @@ fn operation_type(kind: Kind) -> wire::OperationType {
         Kind::Backup => wire::OperationType::Backup,
         Kind::Restore => wire::OperationType::Restore,
         Kind::Preview => wire::OperationType::Preview,
+        Kind::Verify | Kind::Rehearsal => wire::OperationType::Verify,
     }
 }
 
@@ -111,7 +113,23 @@ fn outcome(outcome: Outcome) -> wire::operation::Result {
         Outcome::Backup(result) => wire::operation::Result::Backup(backup_result(*result)),
         Outcome::Restore(result) => wire::operation::Result::Restore(restore_result(*result)),
         Outcome::Preview(preview) => wire::operation::Result::Preview(restore_preview(*preview)),
+        Outcome::Verify(found) => wire::operation::Result::Verify(verify_result(*found)),
         Outcome::Failed(failure) => wire::operation::Result::Error((*failure).into()),
+    }
+}
+
+fn verify_result(found: Verification) -> wire::VerifyResult {
+    let check = |check: &Check| wire::verify_result::Check {
+        name: check.aspect.word().to_owned(),
+        passed: check.passed,
+        detail: check.detail.clone(),
+    };
+    wire::VerifyResult {
+        backup: backup_name(&found.backup),
+        level: verify_level(found.level).into(),
+        valid: found.valid(),
+        checks: found.checks.iter().map(check).collect(),
+        notices: found.notices.into_iter().map(notice).collect(),
     }
 }
 

@@ -6,6 +6,7 @@ use sqlx::{PgConnection, Postgres, Transaction};
 
 use super::{State, events};
 use crate::model::backup::{Backup, State as BackupState};
+use crate::model::verification::LastVerification;
 use crate::model::{BackupId, Event, OperationId};
 use crate::postgres::{Error, fence};
 
@@ -54,6 +55,28 @@ impl State {
     /// Moves a backup from one state to another. False: it was not in that state.
     pub async fn set_backup_state(&self, id: &BackupId, from: BackupState, to: BackupState, detail: &str) -> Result<bool, Error> {
         set_state(&mut *self.pool.acquire().await?, id, from, to, detail).await
+    }
+
+    /// Writes down what a verification found, and the state that follows from it; tells of it where that is another one.
+    /// False: it was not in the state any more that it was in when it was looked at.
+    pub async fn note_verification(
+        &self,
+        id: &BackupId,
+        from: BackupState,
+        to: BackupState,
+        detail: &str,
+        last: &LastVerification,
+        event: Option<&Event>,
+    ) -> Result<bool, Error> {
+        let mut transaction = self.pool.begin().await?;
+        let noted = set_state(&mut transaction, id, from, to, detail).await?;
+        let update = "UPDATE backup SET body = body || jsonb_build_object('last_verification', $2::jsonb) WHERE id = $1";
+        sqlx::query(update).bind(id.as_str()).bind(Json(last)).execute(&mut *transaction).await?;
+        if noted {
+            events::write(&mut transaction, event).await?;
+            transaction.commit().await?;
+        }
+        Ok(noted)
     }
 
     /// Begins to delete a backup that is in this state, and tells of it: from here its deletion is finished whatever happens.

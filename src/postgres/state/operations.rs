@@ -168,10 +168,10 @@ impl State {
         Ok(rows.fetch_all(&self.pool).await?.into_iter().map(operation).collect())
     }
 
-    /// Whether a restore or preview of a backup is under way.
+    /// Whether a restore, preview or verification of a backup is under way.
     pub async fn is_read(&self, backup: &BackupId) -> Result<bool, Error> {
         let query = "SELECT EXISTS (SELECT FROM operation
-                                    WHERE NOT done AND body->>'target' = $1 AND body->>'kind' IN ('restore', 'preview'))";
+                                    WHERE NOT done AND body->>'target' = $1 AND body->>'kind' IN ('restore', 'preview', 'verify', 'rehearsal'))";
         Ok(sqlx::query_scalar(query).bind(backup.as_str()).fetch_one(&self.pool).await?)
     }
 

@@ -33,6 +33,7 @@ pub fn sample(passphrase: Option<PassphraseNote>) -> Backup {
         format_version: "1.0".into(),
         source_system: Uuid::from_u128(6),
         state_detail: String::new(),
+        last_verification: None,
         pinned: true,
     }
 }

@@ -1,0 +1,254 @@
+//! Verifying a backup, from top to bottom: its file as it is on the volume, what is in it, and whether it can be restored.
+//!
+//! A file that is damaged is INVALID from then on, and not counted as a good one; one that is whole again is READY. What
+//! only does not fit the database of today is no damage.
+
+use std::fs::File;
+use std::io::{Seek, SeekFrom};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::backup::digest;
+use super::call::{Caller, VerifyRequest};
+use super::in_use::Guard;
+use super::proof::Hashing;
+use super::works::Work;
+use super::{Error, Holdfast, Result, blocking, new_operation_id, now};
+use crate::archive;
+use crate::folder::{self, Folder};
+use crate::model::backup::{Backup, State};
+use crate::model::event::{Event, backup_name};
+use crate::model::notice::Notice;
+use crate::model::operation::{Kind, Operation, Outcome, Phase, Progress};
+use crate::model::verification::{Aspect, Check, LastVerification, Verification, VerifyLevel};
+use crate::model::{BackupId, Passphrase};
+use crate::postgres::state::Request;
+use crate::postgres::{self, Purpose, Restore};
+
+impl Holdfast {
+    /// Starts a verification. Only a rehearsal needs the maintenance lock.
+    pub async fn verify_backup(&self, caller: &Caller, request: VerifyRequest) -> Result<Operation> {
+        self.accepting()?;
+        let VerifyRequest { backup: id, level, passphrase, request_id } = request;
+        let about = format!("verify {id} {level:?}");
+        let key = Request { request_id: (!request_id.is_empty()).then(|| request_id.clone()), digest: digest(&about) };
+        if let Some(operation) = self.known(caller.principal(), &key).await? {
+            return Ok(operation);
+        }
+        let in_use = self.0.in_use.read(&id).ok_or_else(|| Error::BackupInUse(id.clone()))?;
+        let stored = self.0.parts.state.backup(&id).await?.ok_or_else(|| Error::BackupNotFound(id.clone()))?;
+        let backup = match stored.backup.state {
+            State::Creating => return Err(Error::BackupNotReady(id, "it is being made".into())),
+            State::Deleting => return Err(Error::BackupNotReady(id, "it is being deleted".into())),
+            State::Ready | State::Invalid | State::Missing => stored.backup,
+        };
+        if level == VerifyLevel::Rehearsal && backup.state != State::Ready {
+            return Err(Error::BackupNotReady(id, format!("{}; verify its contents first", backup.state_detail)));
+        }
+        if level > VerifyLevel::Checksum {
+            self.check_passphrase(&backup, passphrase.as_ref()).await?;
+        }
+        let kind = if level == VerifyLevel::Rehearsal { Kind::Rehearsal } else { Kind::Verify };
+        let accepted = Operation::accepted(new_operation_id(), kind, caller, &request_id, now());
+        let operation = Operation { target: Some(id), ..accepted };
+        let (holdfast, about) = (self.clone(), operation.clone());
+        let run = move |work| async move { holdfast.run_verification(&work, &about, backup, level, passphrase, in_use).await };
+        self.begin(operation, key, Duration::ZERO, run).await
+    }
+
+    /// Whether a passphrase opens a file. Of a damaged file nobody can say it: that is found out later.
+    async fn check_passphrase(&self, backup: &Backup, passphrase: Option<&Passphrase>) -> Result<()> {
+        let Some(note) = backup.passphrase else { return Ok(()) };
+        let Some(passphrase) = passphrase.cloned() else { return Err(Error::PassphraseRequired(Some(note))) };
+        let (folder, about) = (self.0.parts.folder.clone(), backup.clone());
+        blocking(move || {
+            let Ok(mut file) = folder.read(&about.file_name) else { return Ok(()) };
+            if !same(&mut file, &about).unwrap_or(false) {
+                return Ok(());
+            }
+            match archive::manifest(&file, Some(&passphrase)) {
+                Err(archive::Error::PassphraseIncorrect) => Err(Error::PassphraseIncorrect(Some(note))),
+                _ => Ok(()),
+            }
+        })
+        .await?
+    }
+
+    async fn run_verification(
+        &self,
+        work: &Arc<Work>,
+        about: &Operation,
+        backup: Backup,
+        level: VerifyLevel,
+        passphrase: Option<Passphrase>,
+        _in_use: Guard,
+    ) -> Result<Outcome> {
+        // A volume that is not there says nothing of its files.
+        self.check_volume().await?;
+        work.phase(Phase::Transferring, "Reads the file.");
+        work.progress(|progress| *progress = Progress { estimated_bytes: backup.size_bytes, ..Progress::default() });
+        let (folder, of, opened, stopped) = (self.0.parts.folder.clone(), backup.clone(), passphrase.clone(), work.stopped());
+        let mut checks = work.blocking(move || look_at_file(&folder, &of, level, opened.as_ref(), &stopped)).await??;
+        let mut notices = Vec::new();
+        if level == VerifyLevel::Rehearsal && checks.iter().all(|check| check.passed) {
+            notices = self.rehearse(work, about, &backup.id, passphrase.as_ref(), &mut checks).await?;
+        }
+        let verification = Verification { backup: backup.id.clone(), level, checks, notices };
+        work.phase(Phase::Finishing, "Notes what was found.");
+        self.note_verification(about, &backup, &verification).await?;
+        Ok(Outcome::Verify(Box::new(verification)))
+    }
+
+    /// Restores the file in a transaction, as a restore does, and rolls it back. Writers of its tables wait meanwhile.
+    async fn rehearse(
+        &self,
+        work: &Arc<Work>,
+        about: &Operation,
+        id: &BackupId,
+        passphrase: Option<&Passphrase>,
+        checks: &mut Vec<Check>,
+    ) -> Result<Vec<Notice>> {
+        let parts = &self.0.parts;
+        let source = match self.open(id, passphrase, &[]).await {
+            Err(Error::Database(error @ postgres::Error::Incompatible(_))) => {
+                checks.push(failed(Aspect::Schema, format!("{error}.")));
+                return Ok(Vec::new());
+            }
+            source => source?,
+        };
+        checks.push(passed(Aspect::Schema, "The tables take what the file has."));
+        let purpose = Purpose::Restore { fencing_token: work.fencing_token() };
+        let (manifest, chosen) = (&source.manifest, &source.chosen);
+        let begin = Restore::begin(&parts.database, &parts.catalog, purpose, work.id(), &about.caller, manifest, chosen);
+        let mut restore = begin.await?;
+        let rehearsed = async {
+            let end = source.load(work, &mut restore).await?;
+            work.phase(Phase::Applying, "Replaces what differs, to be rolled back.");
+            restore.lock().await?;
+            Ok::<_, Error>(restore.apply(&end).await?)
+        };
+        let rehearsed = rehearsed.await;
+        restore.roll_back().await;
+        match rehearsed {
+            Ok((changes, found)) => {
+                let sum = changes.iter().map(|change| change.rows_added + change.rows_changed + change.rows_removed).sum::<u64>();
+                let detail = format!("It was restored and rolled back; {sum} rows differed from those of today.");
+                checks.push(passed(Aspect::Rehearsal, &detail));
+                Ok(source.notices.into_iter().chain(found).collect())
+            }
+            // It can be restored only once this is mended.
+            Err(Error::Database(
+                error @ (postgres::Error::Constraint { .. }
+                | postgres::Error::Referenced { .. }
+                | postgres::Error::NotExact { .. }
+                | postgres::Error::Incompatible(_)),
+            )) => {
+                checks.push(failed(Aspect::Rehearsal, format!("{error}.")));
+                Ok(source.notices)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes down what was found, and what has become of the backup by it.
+    async fn note_verification(&self, about: &Operation, backup: &Backup, verification: &Verification) -> Result<()> {
+        let last = LastVerification { level: verification.level, valid: verification.valid(), time: now(), operation: about.id };
+        let damage = verification.damage();
+        let state = match damage {
+            None => State::Ready,
+            Some(Check { aspect: Aspect::File, .. }) => State::Missing,
+            Some(_) => State::Invalid,
+        };
+        let detail = damage.map_or("", |check| check.detail.as_str());
+        let kind = match state {
+            _ if state == backup.state => None,
+            State::Missing => Some("backup.missing"),
+            State::Invalid => Some("backup.invalid"),
+            _ => Some("backup.recovered"),
+        };
+        let event = kind.map(|kind| {
+            tracing::error!(backup = %backup.id, detail, "{kind}");
+            let event = Event::new(kind, &Caller::internal("verification"), backup_name(&backup.id));
+            Event { operation: Some(about.id), ..event }.with("fileName", &backup.file_name).with("detail", detail)
+        });
+        if !self.0.parts.state.note_verification(&backup.id, backup.state, state, detail, &last, event.as_ref()).await? {
+            return Err(Error::BackupInUse(backup.id.clone()));
+        }
+        Ok(())
+    }
+}
+
+fn passed(aspect: Aspect, detail: &str) -> Check {
+    Check { aspect, passed: true, detail: detail.to_owned() }
+}
+
+fn failed(aspect: Aspect, detail: String) -> Check {
+    Check { aspect, passed: false, detail }
+}
+
+/// Whether the file is the one that was proven when it was made.
+fn same(file: &mut File, backup: &Backup) -> std::io::Result<bool> {
+    file.seek(SeekFrom::Start(0))?;
+    let same = Hashing::new(&mut *file).finish()? == (backup.size_bytes, backup.sha256);
+    file.seek(SeekFrom::Start(0))?;
+    Ok(same)
+}
+
+/// What can be said without the database. Ends with the first check that fails.
+///
+/// # Errors
+/// When the volume does not work, or the work is to stop: that says nothing of the file.
+fn look_at_file(
+    folder: &Folder,
+    backup: &Backup,
+    level: VerifyLevel,
+    passphrase: Option<&Passphrase>,
+    stopped: &CancellationToken,
+) -> Result<Vec<Check>> {
+    let mut file = match folder.read(&backup.file_name) {
+        Err(folder::Error::Missing) => return Ok(vec![failed(Aspect::File, "The file is not on the volume.".into())]),
+        file => file?,
+    };
+    let mut checks = vec![passed(Aspect::File, "The file is on the volume.")];
+    if !same(&mut file, backup).map_err(folder::Error::from)? {
+        checks.push(failed(Aspect::Sha256, "The file is not what was written: its size or SHA-256 is another.".into()));
+        return Ok(checks);
+    }
+    checks.push(passed(Aspect::Sha256, "Size and SHA-256 are those of the file that was written."));
+    // Of an encrypted file, how it is encrypted is read without the passphrase.
+    match archive::manifest(&file, passphrase) {
+        Ok(_) | Err(archive::Error::PassphraseRequired) => {
+            checks.push(passed(Aspect::Header, "It begins as a backup file does."))
+        }
+        Err(archive::Error::Io(error)) => return Err(folder::Error::from(error).into()),
+        Err(error) => {
+            checks.push(failed(Aspect::Header, format!("{error}.")));
+            return Ok(checks);
+        }
+    }
+    if level == VerifyLevel::Checksum {
+        return Ok(checks);
+    }
+    file.seek(SeekFrom::Start(0)).map_err(folder::Error::from)?;
+    let stop = |_: archive::Part<'_>| if stopped.is_cancelled() { Err(Error::Interrupted) } else { Ok(()) };
+    let contents = archive::read(&mut file, passphrase, stop);
+    match contents {
+        Ok((manifest, end)) => {
+            if backup.passphrase.is_some() {
+                checks.push(passed(Aspect::OpenpgpIntegrity, "It was decrypted to its end, and nobody altered it."));
+            }
+            checks.push(passed(Aspect::Structure, "Everything that belongs into it is there, in its order."));
+            let rows: u64 = end.tables.iter().map(|table| table.tally.rows).sum();
+            let right = manifest.backup == backup.id && manifest.uid == backup.uid;
+            checks.push(match right {
+                true => passed(Aspect::ResourceDigests, &format!("{rows} rows of {} tables hold.", end.tables.len())),
+                false => failed(Aspect::ResourceDigests, "It is another backup than its entry says.".into()),
+            });
+        }
+        Err(error @ Error::Damaged(_)) => checks.push(failed(Aspect::Structure, format!("{error}."))),
+        Err(error) => return Err(error),
+    }
+    Ok(checks)
+}
