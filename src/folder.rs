@@ -34,6 +34,13 @@ pub enum Error {
     Exists,
 }
 
+impl Error {
+    /// The same, where it is the folder that was not there.
+    fn of_folder(self) -> Self {
+        if matches!(self, Self::Missing) { Self::NotMounted } else { self }
+    }
+}
+
 impl From<io::Error> for Error {
     fn from(error: io::Error) -> Self {
         match error.kind() {
@@ -115,7 +122,7 @@ impl Folder {
     /// A new file that only `operation` writes. Unless it is kept, it goes when the draft does.
     pub fn draft(&self, operation: OperationId) -> Result<Draft, Error> {
         let name = format!("{DRAFT}{operation}");
-        let file = self.create(Path::new(&name))?;
+        let file = self.create(Path::new(&name)).map_err(Error::of_folder)?;
         Ok(Draft { path: self.path.join(name), file, kept: false })
     }
 
@@ -140,7 +147,7 @@ impl Folder {
 
     fn publish(&self, mut draft: Draft, name: &str) -> Result<(), Error> {
         let path = self.path.join(name);
-        renameat_with(CWD, &draft.path, CWD, &path, RenameFlags::NOREPLACE)?;
+        renameat_with(CWD, &draft.path, CWD, &path, RenameFlags::NOREPLACE).map_err(|error| Error::from(error).of_folder())?;
         draft.kept = true;
         self.sync().inspect_err(|_| {
             // The name may not outlive a power cut, so it must not be there now.
@@ -265,6 +272,15 @@ mod tests {
         let (dir, folder) = folder();
         drop(draft(&folder, "half"));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn f06_a_folder_that_goes_away_is_not_taken_for_a_file_that_is_gone() {
+        let (dir, folder) = folder();
+        let begun = draft(&folder, "x");
+        drop(dir);
+        assert!(matches!(folder.draft(OperationId(Uuid::new_v4())), Err(Error::NotMounted)));
+        assert!(matches!(folder.keep(begun, &name(1)), Err(Error::NotMounted)));
     }
 
     #[test]

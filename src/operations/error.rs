@@ -60,7 +60,7 @@ pub enum Error {
     Cancelled,
     #[error("the operation has gone too far to be cancelled")]
     NotCancellable(OperationId),
-    #[error("the service stopped while the operation ran; nothing of it remains")]
+    #[error("the service stopped, or lost its database, while the operation ran; nothing of it remains")]
     Interrupted,
     #[error("the operation took longer than it may")]
     TimedOut,
@@ -142,10 +142,11 @@ impl Error {
             Self::NoSafetyBackup(cause) => {
                 let mut failure = cause.failure();
                 failure.message = format!("The safety backup could not be made, and nothing was restored. {}", failure.message);
-                failure
-                    .instructions
-                    .push_str(" Or restore without a safety backup (skip_safety_backup): it cannot be undone then.");
-                failure.instructions = failure.instructions.trim_start().to_owned();
+                let without = "Or restore without a safety backup (skip_safety_backup): it cannot be undone then.";
+                failure.instructions = match failure.instructions.as_str() {
+                    "" => without.trim_start_matches("Or ").replacen('r', "R", 1),
+                    first => format!("{first} {without}"),
+                };
                 failure
             }
             Self::ScheduleDisabled => failure(Reason::ScheduleDisabled).subject("settings/schedule"),

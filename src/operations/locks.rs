@@ -20,6 +20,9 @@ type Result<T> = std::result::Result<T, Error>;
 /// How often those who wait for the lock, or for a change of it, look at it.
 const POLL: Duration = Duration::from_millis(250);
 
+/// How often a software update that waits says so, which is good for three times as long.
+const NOTE: Duration = Duration::from_secs(1);
+
 /// The lock on the database. Cheap to clone.
 #[derive(Clone)]
 pub struct Hosted {
@@ -133,19 +136,28 @@ impl Holdfast {
     pub async fn acquire_lock(&self, caller: &Caller, terms: Terms, wait: Duration) -> Result<Lease> {
         let hosted = self.hosted()?;
         let end = Instant::now() + wait;
+        let (mut place, mut noted) = (None, None::<Instant>);
         loop {
             let refused = match hosted.acquire(&terms, caller).await {
                 Err(error @ (Error::Held(_) | Error::Awaited(_) | Error::Draining)) => error,
                 answer => return answer,
             };
+            // Who waits takes a place among all calls; those beyond are refused at once.
+            if place.is_none() {
+                place = self.0.waiters.try_acquire().ok();
+            }
+            if place.is_none() {
+                return Err(refused);
+            }
             let in_the_way = if let Error::Held(holder) = &refused { Some(holder.fencing_token) } else { None };
             loop {
                 let stale = matches!(&refused, Error::Held(holder) if holder.stale);
                 if stale || Instant::now() + POLL > end || self.0.stopping.is_cancelled() {
                     return Err(refused);
                 }
-                if terms.purpose == Purpose::SoftwareUpdate {
+                if terms.purpose == Purpose::SoftwareUpdate && noted.is_none_or(|noted| noted.elapsed() > NOTE) {
                     hosted.state.note_waiting(&terms).await.map_err(unavailable)?;
+                    noted = Some(Instant::now());
                 }
                 sleep(POLL).await;
                 // Until there is something to be had, who waits only looks, and is in nobody's way.

@@ -86,6 +86,7 @@ struct Running {
     refusals: events::Refusals,
     transfers: Arc<Semaphore>,
     previews: Arc<Semaphore>,
+    waiters: Semaphore,
     tasks: TaskTracker,
     /// Restores that are committing.
     commits: TaskTracker,
@@ -98,6 +99,8 @@ const ROLL_BACK: Duration = Duration::from_secs(7);
 const MAX_TRANSFERS: usize = 4;
 /// Most previews at a time: each holds a copy of what it looks at in the database.
 const MAX_PREVIEWS: usize = 2;
+/// Most callers that wait for the maintenance lock at a time.
+const MAX_WAITERS: usize = 50;
 
 impl Holdfast {
     /// Makes sure that the catalog fits the database and that the folder is the volume of this system, ends what a process
@@ -123,6 +126,7 @@ impl Holdfast {
             refusals,
             transfers: Arc::new(Semaphore::new(MAX_TRANSFERS)),
             previews: Arc::new(Semaphore::new(MAX_PREVIEWS)),
+            waiters: Semaphore::new(MAX_WAITERS),
             tasks: TaskTracker::new(),
             commits: TaskTracker::new(),
             stopping: CancellationToken::new(),

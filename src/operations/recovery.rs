@@ -20,15 +20,21 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// Looks at an operation, each a second after the one before, in which its owner was silent until it is dead.
 const SILENT: u32 = 10;
-/// The same of an owner that has no session of the database any more.
+/// The same of an owner that has no session of the database any more. It may come back; while the operation only waits for
+/// the lock, there is less need to be quick.
 const GONE: u32 = 3;
+const GONE_WAITING: u32 = 8;
 /// Longest time for which a volume that hangs is waited for.
 const VOLUME: Duration = Duration::from_secs(2);
 
 /// How long the owners of operations have been silent. Counted in looks, not by a clock: nobody is dead because the database
 /// was away, or was another one for a while.
 #[derive(Default)]
-struct Silences(HashMap<OperationId, Silence>);
+struct Silences {
+    /// Whether this process has looked before.
+    looked: bool,
+    all: HashMap<OperationId, Silence>,
+}
 
 struct Silence {
     heartbeat: DateTime<Utc>,
@@ -40,20 +46,21 @@ impl Silences {
     /// Notes what was found, and tells whose owner is dead: the operation and its last heartbeat. `ours` are those that this
     /// process works on, however long it could not report.
     fn look(&mut self, unfinished: &[Unfinished], ours: &[OperationId]) -> Vec<(OperationId, DateTime<Utc>)> {
-        self.0.retain(|id, _| unfinished.iter().any(|operation| operation.id == *id));
+        // What was silent before this process began counts too, so that its start need not wait.
+        let began_before = !std::mem::replace(&mut self.looked, true);
+        self.all.retain(|id, _| unfinished.iter().any(|operation| operation.id == *id));
         let mut dead = Vec::new();
         for operation in unfinished.iter().filter(|operation| !ours.contains(&operation.id)) {
-            let Unfinished { id, heartbeat, silent_for, gone } = *operation;
-            // What was silent before this process looked counts too.
-            let before = u32::try_from(silent_for.as_secs()).unwrap_or(u32::MAX);
+            let Unfinished { id, heartbeat, silent_for, waiting, gone } = *operation;
+            let before = if began_before { u32::try_from(silent_for.as_secs()).unwrap_or(u32::MAX) } else { 0 };
             let new = Silence { heartbeat, silent: before, gone: if gone { before } else { 0 } };
-            let silence = self.0.entry(id).or_insert(new);
+            let silence = self.all.entry(id).or_insert(new);
             match silence.heartbeat == heartbeat {
                 true => silence.silent = silence.silent.saturating_add(1),
                 false => (silence.heartbeat, silence.silent) = (heartbeat, 0),
             }
             silence.gone = if gone && silence.silent > 0 { silence.gone.saturating_add(1) } else { 0 };
-            if silence.silent >= SILENT || silence.gone >= GONE {
+            if silence.silent >= SILENT || silence.gone >= if waiting { GONE_WAITING } else { GONE } {
                 dead.push((id, heartbeat));
             }
         }
@@ -62,7 +69,7 @@ impl Silences {
 
     /// Counts from the beginning.
     fn forget(&mut self) {
-        for silence in self.0.values_mut() {
+        for silence in self.all.values_mut() {
             (silence.silent, silence.gone) = (0, 0);
         }
     }
@@ -236,7 +243,7 @@ mod tests {
 
     fn found(beat: i64, silent_for: u64, gone: bool) -> [Unfinished; 1] {
         let heartbeat = DateTime::from_timestamp(beat, 0).unwrap();
-        [Unfinished { id: ID, heartbeat, silent_for: Duration::from_secs(silent_for), gone }]
+        [Unfinished { id: ID, heartbeat, silent_for: Duration::from_secs(silent_for), waiting: false, gone }]
     }
 
     /// Looks until somebody is dead.
@@ -248,6 +255,8 @@ mod tests {
     fn p03_an_owner_is_dead_after_ten_silent_looks_or_three_without_a_session() {
         assert_eq!(looks(&mut Silences::default(), &found(1, 0, false)), SILENT);
         assert_eq!(looks(&mut Silences::default(), &found(1, 0, true)), GONE);
+        let waiting = found(1, 0, true).map(|found| Unfinished { waiting: true, ..found });
+        assert_eq!(looks(&mut Silences::default(), &waiting), GONE_WAITING);
         // What was silent for an hour when it was first seen need not be waited for.
         assert_eq!(looks(&mut Silences::default(), &found(1, 3600, false)), 1);
     }
@@ -274,5 +283,10 @@ mod tests {
             assert!(silences.look(&found(1, 3600, true), &[]).is_empty());
         }
         assert!(silences.look(&found(2, 0, false), &[]).is_empty());
+        // Nor those of which this process had not heard before.
+        let mut silences = Silences::default();
+        assert!(silences.look(&[], &[]).is_empty());
+        silences.forget();
+        assert_eq!(looks(&mut silences, &found(1, 3600, true)), GONE);
     }
 }

@@ -292,3 +292,32 @@ async fn l14_whatever_ends_an_operation_its_locks_are_free_within_seconds() {
         twin.kill();
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_that_wait_keep_neither_the_holder_nor_anybody_else_out() {
+    const PLACES: usize = 50;
+    const BEYOND: usize = 30;
+    let world = World::new().await;
+    let lease = world.acquire(update()).await.unwrap();
+    let mut waiting = tokio::task::JoinSet::new();
+    let began = std::time::Instant::now();
+    for caller in 0..PLACES + BEYOND {
+        let mut locks = world.locks(UPDATE_TOKEN).await;
+        let wait_timeout = Some(prost_types::Duration { seconds: 60, nanos: 0 });
+        let (holder_id, request_id) = (format!("another-{caller}"), String::new());
+        let request = AcquireLockRequest { holder_id, request_id, wait_timeout, ..update() };
+        waiting.spawn(async move { locks.acquire_lock(request).await.map(|_| ()).unwrap_err() });
+    }
+    for _ in 0..BEYOND {
+        let status = waiting.join_next().await.unwrap().unwrap();
+        assert_eq!((status.code(), refused(status).reason.as_str()), (tonic::Code::Aborted, "LOCK_HELD"));
+    }
+    assert!(began.elapsed() < Duration::from_secs(50), "they waited: {:?}", began.elapsed());
+    world.renew(&lease).await.unwrap();
+    assert_eq!(world.try_backup(BackupRequest::default()).await.unwrap_err().reason, "SOFTWARE_UPDATE_IN_PROGRESS");
+    waiting.abort_all();
+    while waiting.join_next().await.is_some() {}
+    world.end_update(lease).await;
+    world.sql_as_superuser("update holdfast.lock set waiting_until = now()").await;
+    world.backup().await;
+}

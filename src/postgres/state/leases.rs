@@ -172,9 +172,9 @@ impl State {
                     found => found?,
                 };
                 let extend = "UPDATE lease SET renew_time = clock_timestamp(), expire_time = clock_timestamp() + make_interval(secs => $3),
-                                     ttl = make_interval(secs => $3)
+                                     ttl = make_interval(secs => $3), reason = $4
                               WHERE lock_name = $1 AND fencing_token = $2 RETURNING expire_time";
-                let extend = sqlx::query_scalar(extend).bind(LOCK).bind(token).bind(terms.ttl.as_secs_f64());
+                let extend = sqlx::query_scalar(extend).bind(LOCK).bind(token).bind(terms.ttl.as_secs_f64()).bind(&terms.reason);
                 let expire_time = extend.fetch_one(&mut *transaction).await?;
                 transaction.commit().await?;
                 return Ok(Asked::Known { fencing_token: token, sealed_id: present.sealed_id, expire_time });

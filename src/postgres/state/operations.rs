@@ -58,6 +58,8 @@ pub struct Unfinished {
     pub heartbeat: DateTime<Utc>,
     /// Time since the heartbeat, as far as the server was there.
     pub silent_for: Duration,
+    /// Whether it has yet to get the maintenance lock.
+    pub waiting: bool,
     /// Whether its owner has no session any more, or is this process.
     pub gone: bool,
 }
@@ -192,14 +194,15 @@ impl State {
             "SELECT id, heartbeat_time,
                     CASE WHEN pg_catalog.pg_postmaster_start_time() < heartbeat_time
                          THEN extract(epoch FROM clock_timestamp() - heartbeat_time)::float8 ELSE 0 END,
-                    owner = $1 OR ",
+                    body->>'phase' = 'waiting_for_lock', owner = $1 OR ",
             is_gone!("owner"),
             " FROM operation WHERE NOT done"
         );
-        let rows = sqlx::query_as::<_, (Uuid, DateTime<Utc>, f64, bool)>(query).bind(self.instance).fetch_all(&self.pool).await?;
-        let unfinished = |(id, heartbeat, silent_for, gone)| {
+        let query = sqlx::query_as::<_, (Uuid, DateTime<Utc>, f64, bool, bool)>(query).bind(self.instance);
+        let rows = query.fetch_all(&self.pool).await?;
+        let unfinished = |(id, heartbeat, silent_for, waiting, gone)| {
             let silent_for = Duration::try_from_secs_f64(silent_for).unwrap_or_default();
-            Unfinished { id: OperationId(id), heartbeat, silent_for, gone }
+            Unfinished { id: OperationId(id), heartbeat, silent_for, waiting, gone }
         };
         Ok(rows.into_iter().map(unfinished).collect())
     }

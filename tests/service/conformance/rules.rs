@@ -108,7 +108,8 @@ pub async fn l05_a_lost_answer_asked_for_again_is_the_same_lease(subject: &mut S
             assert_eq!(caller.acquire(other_terms).await.unwrap_err().reason, "INVALID_FIELD");
         }
         let first = caller.acquire(request.clone()).await.unwrap();
-        let second = caller.acquire(request).await.unwrap();
+        let second = caller.acquire(AcquireLockRequest { reason: "Again".into(), ..request }).await.unwrap();
+        assert_eq!(other.look().await.holder.unwrap().reason, "Again", "the newest is what people are told");
         assert_eq!((&first.lease_id, first.fencing_token), (&second.lease_id, second.fencing_token));
         assert_eq!(first.fencing_token, other.look().await.fencing_token, "one grant");
         caller.renew(&first).await.unwrap();

@@ -95,7 +95,7 @@ impl Lock {
                     if same(&lease.terms) != same(&terms) {
                         return Err(Refusal::RequestIdReused);
                     }
-                    lease.terms.ttl = terms.ttl;
+                    (lease.terms.ttl, lease.terms.reason) = (terms.ttl, terms.reason);
                     lease.extend(now);
                     self.changed = now;
                     return Ok(lease.clone());
