@@ -3,8 +3,7 @@
 //! A file that is damaged is INVALID from then on, and not counted as a good one; one that is whole again is READY. What
 //! only does not fit the database of today is no damage.
 
-use std::fs::File;
-use std::io::{Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -189,9 +188,9 @@ fn failed(aspect: Aspect, detail: String) -> Check {
 }
 
 /// Whether the file is the one that was proven when it was made.
-fn same(file: &mut File, backup: &Backup) -> std::io::Result<bool> {
+fn same(file: &mut (impl Read + Seek), backup: &Backup) -> std::io::Result<bool> {
     file.seek(SeekFrom::Start(0))?;
-    let same = Hashing::new(&mut *file).finish()? == (backup.size_bytes, backup.sha256);
+    let same = Hashing::new(file.by_ref()).finish()? == (backup.size_bytes, backup.sha256);
     file.seek(SeekFrom::Start(0))?;
     Ok(same)
 }
