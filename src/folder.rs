@@ -164,6 +164,13 @@ impl Folder {
         if file.metadata()?.is_file() { Ok(file) } else { Err(Error::Missing) }
     }
 
+    /// The same, from the disk where the system allows: what is in memory may be better than what is on the disk.
+    pub fn read_anew(&self, name: &FileName) -> Result<File, Error> {
+        let file = self.read(name)?;
+        fadvise(&file, 0, None, Advice::DontNeed)?;
+        Ok(file)
+    }
+
     pub fn contains(&self, name: &FileName) -> Result<bool, Error> {
         match self.path.join(name.to_string()).symlink_metadata() {
             Ok(metadata) => Ok(metadata.is_file()),

@@ -66,7 +66,7 @@ pub enum Error {
     TimedOut,
     #[error("the service is stopping")]
     Draining,
-    #[error("too many downloads or previews run at the same time")]
+    #[error("too many downloads, previews or verifications run at the same time")]
     TooManyTransfers,
     #[error("the stored passphrase does not open under the configured seal key")]
     SealBroken,

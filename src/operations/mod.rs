@@ -95,7 +95,7 @@ struct Running {
 
 /// How long the end of the service waits for what rolls back; a database that does not answer must not delay it for longer.
 const ROLL_BACK: Duration = Duration::from_secs(7);
-/// Most downloads at a time.
+/// Most downloads and verifications at a time.
 const MAX_TRANSFERS: usize = 4;
 /// Most previews at a time: each holds a copy of what it looks at in the database.
 const MAX_PREVIEWS: usize = 2;

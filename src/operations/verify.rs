@@ -11,7 +11,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::backup::digest;
 use super::call::{Caller, VerifyRequest};
-use super::in_use::Guard;
 use super::proof::Hashing;
 use super::works::Work;
 use super::{Error, Holdfast, Result, blocking, new_operation_id, now};
@@ -36,6 +35,7 @@ impl Holdfast {
         if let Some(operation) = self.known(caller.principal(), &key).await? {
             return Ok(operation);
         }
+        let place = self.0.transfers.clone().try_acquire_owned().map_err(|_| Error::TooManyTransfers)?;
         let in_use = self.0.in_use.read(&id).ok_or_else(|| Error::BackupInUse(id.clone()))?;
         let stored = self.0.parts.state.backup(&id).await?.ok_or_else(|| Error::BackupNotFound(id.clone()))?;
         let backup = match stored.backup.state {
@@ -53,7 +53,10 @@ impl Holdfast {
         let accepted = Operation::accepted(new_operation_id(), kind, caller, &request_id, now());
         let operation = Operation { target: Some(id), ..accepted };
         let (holdfast, about) = (self.clone(), operation.clone());
-        let run = move |work| async move { holdfast.run_verification(&work, &about, backup, level, passphrase, in_use).await };
+        let run = move |work| async move {
+            let _held = (place, in_use);
+            holdfast.run_verification(&work, &about, backup, level, passphrase).await
+        };
         self.begin(operation, key, Duration::ZERO, run).await
     }
 
@@ -64,7 +67,7 @@ impl Holdfast {
         let (folder, about) = (self.0.parts.folder.clone(), backup.clone());
         blocking(move || {
             let Ok(mut file) = folder.read(&about.file_name) else { return Ok(()) };
-            if !same(&mut file, &about).unwrap_or(false) {
+            if !same(&mut file, &about, &CancellationToken::new()).unwrap_or(false) {
                 return Ok(());
             }
             match archive::manifest(&file, Some(&passphrase)) {
@@ -82,7 +85,6 @@ impl Holdfast {
         backup: Backup,
         level: VerifyLevel,
         passphrase: Option<Passphrase>,
-        _in_use: Guard,
     ) -> Result<Outcome> {
         // A volume that is not there says nothing of its files.
         self.check_volume().await?;
@@ -90,6 +92,10 @@ impl Holdfast {
         work.progress(|progress| *progress = Progress { estimated_bytes: backup.size_bytes, ..Progress::default() });
         let (folder, of, opened, stopped) = (self.0.parts.folder.clone(), backup.clone(), passphrase.clone(), work.stopped());
         let mut checks = work.blocking(move || look_at_file(&folder, &of, level, opened.as_ref(), &stopped)).await??;
+        if checks.iter().any(|check| !check.passed) {
+            // It may have gone in between.
+            self.check_volume().await?;
+        }
         let mut notices = Vec::new();
         if level == VerifyLevel::Rehearsal && checks.iter().all(|check| check.passed) {
             notices = self.rehearse(work, about, &backup.id, passphrase.as_ref(), &mut checks).await?;
@@ -167,8 +173,10 @@ impl Holdfast {
             State::Invalid => Some("backup.invalid"),
             _ => Some("backup.recovered"),
         };
+        if damage.is_some() && kind.is_some() {
+            tracing::error!(backup = %backup.id, detail, "a backup was found to be damaged or gone");
+        }
         let event = kind.map(|kind| {
-            tracing::error!(backup = %backup.id, detail, "{kind}");
             let event = Event::new(kind, &Caller::internal("verification"), backup_name(&backup.id));
             Event { operation: Some(about.id), ..event }.with("fileName", &backup.file_name).with("detail", detail)
         });
@@ -188,11 +196,16 @@ fn failed(aspect: Aspect, detail: String) -> Check {
 }
 
 /// Whether the file is the one that was proven when it was made.
-fn same(file: &mut (impl Read + Seek), backup: &Backup) -> std::io::Result<bool> {
-    file.seek(SeekFrom::Start(0))?;
-    let same = Hashing::new(file.by_ref()).finish()? == (backup.size_bytes, backup.sha256);
-    file.seek(SeekFrom::Start(0))?;
-    Ok(same)
+fn same(file: &mut (impl Read + Seek), backup: &Backup, stopped: &CancellationToken) -> Result<bool> {
+    let (mut hashing, mut piece) = (Hashing::new(file.by_ref()), vec![0; 256 << 10]);
+    while hashing.read(&mut piece).map_err(folder::Error::from)? > 0 {
+        if stopped.is_cancelled() {
+            return Err(Error::Interrupted);
+        }
+    }
+    let found = hashing.finish().map_err(folder::Error::from)?;
+    file.seek(SeekFrom::Start(0)).map_err(folder::Error::from)?;
+    Ok(found == (backup.size_bytes, backup.sha256))
 }
 
 /// What can be said without the database. Ends with the first check that fails.
@@ -206,26 +219,24 @@ fn look_at_file(
     passphrase: Option<&Passphrase>,
     stopped: &CancellationToken,
 ) -> Result<Vec<Check>> {
-    let mut file = match folder.read(&backup.file_name) {
+    let mut file = match folder.read_anew(&backup.file_name) {
         Err(folder::Error::Missing) => return Ok(vec![failed(Aspect::File, "The file is not on the volume.".into())]),
         file => file?,
     };
     let mut checks = vec![passed(Aspect::File, "The file is on the volume.")];
-    if !same(&mut file, backup).map_err(folder::Error::from)? {
+    if !same(&mut file, backup, stopped)? {
         checks.push(failed(Aspect::Sha256, "The file is not what was written: its size or SHA-256 is another.".into()));
         return Ok(checks);
     }
     checks.push(passed(Aspect::Sha256, "Size and SHA-256 are those of the file that was written."));
-    // Of an encrypted file, how it is encrypted is read without the passphrase.
-    match archive::manifest(&file, passphrase) {
-        Ok(_) | Err(archive::Error::PassphraseRequired) => {
-            checks.push(passed(Aspect::Header, "It begins as a backup file does."))
-        }
-        Err(archive::Error::Io(error)) => return Err(folder::Error::from(error).into()),
-        Err(error) => {
+    // How an encrypted file is encrypted is read without the passphrase: whatever was sent, it says nothing of the file.
+    match archive::manifest(&file, None).map_err(Error::from) {
+        Ok(_) | Err(Error::PassphraseRequired(_)) => checks.push(passed(Aspect::Header, "It begins as a backup file does.")),
+        Err(error @ Error::Damaged(_)) => {
             checks.push(failed(Aspect::Header, format!("{error}.")));
             return Ok(checks);
         }
+        Err(error) => return Err(error),
     }
     if level == VerifyLevel::Checksum {
         return Ok(checks);

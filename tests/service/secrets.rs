@@ -98,6 +98,11 @@ async fn no_secret_leaves_the_file_and_the_database() {
     assert_eq!(run(&world, "restore latest --yes --passphrase-stdin", SECOND), 0);
     assert_eq!(run(&world, &format!("restore {id} --yes --passphrase-stdin"), WRONG), 67);
     assert_eq!(run(&world, &format!("restore {id} --yes --passphrase-stdin --json"), FIRST), 0);
+    for (level, passphrase, code) in
+        [("contents", FIRST, 0), ("rehearsal", FIRST, 0), ("contents", WRONG, 67), ("checksum", WRONG, 0)]
+    {
+        assert_eq!(run(&world, &format!("verify {id} --level {level} --passphrase-stdin --json"), passphrase), code, "{level}");
+    }
     // Errors that know of a secret.
     let long = format!("{SECOND}\u{7}");
     assert_eq!(run(&world, "encryption set --passphrase-stdin", &long), 67);

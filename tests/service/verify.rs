@@ -50,6 +50,9 @@ async fn a_whole_backup_passes_at_every_level_and_nothing_is_changed() {
         // No passphrase is needed for the first.
         let found = world.verify(backup, VerifyLevel::Unspecified, "").await.unwrap();
         assert!(found.valid && found.level() == VerifyLevel::Checksum && names(&found) == expected, "{found:?}");
+        // Nor is one that was sent all the same, and is wrong, held against the file.
+        let found = world.verify(backup, VerifyLevel::Checksum, "another passphrase").await.unwrap();
+        assert!(found.valid && names(&found) == expected, "{found:?}");
         expected.extend(integrity.into_iter().chain(["structure", "resource-digests"]));
         let found = world.verify(backup, VerifyLevel::Contents, passphrase).await.unwrap();
         assert!(found.valid && names(&found) == expected, "{found:?}");
@@ -64,7 +67,7 @@ async fn a_whole_backup_passes_at_every_level_and_nothing_is_changed() {
     }
     assert_eq!((world.digests(), world.value(sequences).await), (before, sequences_before));
     assert_eq!(world.value(EVENTS).await, "");
-    assert_eq!(world.value("select count(*) from holdfast.event where type = 'backup.verified'").await, "6");
+    assert_eq!(world.value("select count(*) from holdfast.event where type = 'backup.verified'").await, "8");
     world.is_tidy().await;
 }
 
