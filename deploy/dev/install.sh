@@ -3,7 +3,7 @@
 # Never starts or changes a PostgreSQL cluster. Rust is only looked for: it belongs to the person, not to the machine.
 set -euo pipefail
 
-packages=(build-essential clang libclang-dev libssl-dev pkg-config postgresql gnupg zstd ca-certificates)
+packages=(build-essential clang libclang-dev libssl-dev pkg-config postgresql gnupg zstd strace ca-certificates)
 
 missing=()
 if command -v dpkg-query >/dev/null; then
@@ -17,7 +17,7 @@ if command -v dpkg-query >/dev/null; then
         for i in "${!missing[@]}"; do [[ ${missing[i]} != postgresql ]] || unset "missing[i]"; done
     fi
 else
-    for program in cc clang pkg-config postgres gpg zstd; do
+    for program in cc clang pkg-config postgres gpg zstd strace; do
         command -v "$program" >/dev/null || missing+=("$program")
     done
     if ((${#missing[@]})); then

@@ -20,9 +20,6 @@ type Result<T> = std::result::Result<T, Error>;
 /// How often those who wait for the lock, or for a change of it, look at it.
 const POLL: Duration = Duration::from_millis(250);
 
-/// How often a software update that waits says so, which is good for three times as long.
-const NOTE: Duration = Duration::from_secs(1);
-
 /// The lock on the database. Cheap to clone.
 #[derive(Clone)]
 pub struct Hosted {
@@ -135,8 +132,7 @@ impl Holdfast {
     /// Takes the lock, waiting for it no longer than `wait`. A software update that waits comes before the next backup.
     pub async fn acquire_lock(&self, caller: &Caller, terms: Terms, wait: Duration) -> Result<Lease> {
         let hosted = self.hosted()?;
-        let end = Instant::now() + wait;
-        let (mut place, mut noted) = (None, None::<Instant>);
+        let (end, mut place) = (Instant::now() + wait, None);
         loop {
             let refused = match hosted.acquire(&terms, caller).await {
                 Err(error @ (Error::Held(_) | Error::Awaited(_) | Error::Draining)) => error,
@@ -146,28 +142,32 @@ impl Holdfast {
             if place.is_none() {
                 place = self.0.waiters.try_acquire().ok();
             }
-            if place.is_none() {
+            if place.is_none() || !self.until_worth_asking(hosted, &terms, &refused, end).await? {
                 return Err(refused);
             }
-            let in_the_way = if let Error::Held(holder) = &refused { Some(holder.fencing_token) } else { None };
-            loop {
-                let stale = matches!(&refused, Error::Held(holder) if holder.stale);
-                if stale || Instant::now() + POLL > end || self.0.stopping.is_cancelled() {
-                    return Err(refused);
-                }
-                if terms.purpose == Purpose::SoftwareUpdate && noted.is_none_or(|noted| noted.elapsed() > NOTE) {
-                    hosted.state.note_waiting(&terms).await.map_err(unavailable)?;
-                    noted = Some(Instant::now());
-                }
-                sleep(POLL).await;
-                // Until there is something to be had, who waits only looks, and is in nobody's way.
-                let holder = hosted.look().await?.holder;
-                let nothing_new = holder.is_some_and(|holder| !holder.stale && Some(holder.fencing_token) == in_the_way);
-                if !nothing_new || Instant::now() + POLL > end {
-                    break;
-                }
+        }
+    }
+
+    /// Waits until something has changed since a refusal, or it is time to ask for the last time. False: it was.
+    async fn until_worth_asking(&self, hosted: &Hosted, terms: &Terms, refused: &Error, end: Instant) -> Result<bool> {
+        let in_the_way = if let Error::Held(holder) = refused { Some(holder) } else { None };
+        let too_late = || Instant::now() + POLL > end || self.0.stopping.is_cancelled();
+        if in_the_way.is_some_and(|holder| holder.stale) || too_late() {
+            return Ok(false);
+        }
+        for poll in 0.. {
+            // Good for three seconds.
+            if terms.purpose == Purpose::SoftwareUpdate && poll % 4 == 0 {
+                hosted.state.note_waiting(terms).await.map_err(unavailable)?;
+            }
+            sleep(POLL).await;
+            // Who only looks is in nobody's way.
+            let same = hosted.look().await?.holder.filter(|holder| !holder.stale).map(|holder| holder.fencing_token);
+            if same.is_none() || same != in_the_way.map(|holder| holder.fencing_token) || too_late() {
+                break;
             }
         }
+        Ok(true)
     }
 
     /// Extends a lease, by the time it was granted for unless another is named.

@@ -67,13 +67,11 @@ impl Holdfast {
         let (folder, about) = (self.0.parts.folder.clone(), backup.clone());
         blocking(move || {
             let Ok(mut file) = folder.read(&about.file_name) else { return Ok(()) };
-            if !same(&mut file, &about, &CancellationToken::new()).unwrap_or(false) {
+            let opens = !matches!(archive::manifest(&file, Some(&passphrase)), Err(archive::Error::PassphraseIncorrect));
+            if opens || !same(&mut file, &about, &CancellationToken::new()).unwrap_or(false) {
                 return Ok(());
             }
-            match archive::manifest(&file, Some(&passphrase)) {
-                Err(archive::Error::PassphraseIncorrect) => Err(Error::PassphraseIncorrect(Some(note))),
-                _ => Ok(()),
-            }
+            Err(Error::PassphraseIncorrect(Some(note)))
         })
         .await?
     }
@@ -195,8 +193,9 @@ fn failed(aspect: Aspect, detail: String) -> Check {
     Check { aspect, passed: false, detail }
 }
 
-/// Whether the file is the one that was proven when it was made.
+/// Whether the file is the one that was proven when it was made. It is at its beginning afterwards.
 fn same(file: &mut (impl Read + Seek), backup: &Backup, stopped: &CancellationToken) -> Result<bool> {
+    file.seek(SeekFrom::Start(0)).map_err(folder::Error::from)?;
     let (mut hashing, mut piece) = (Hashing::new(file.by_ref()), vec![0; 256 << 10]);
     while hashing.read(&mut piece).map_err(folder::Error::from)? > 0 {
         if stopped.is_cancelled() {

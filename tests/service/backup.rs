@@ -204,7 +204,7 @@ async fn b05_foreign_keys_switched_off_for_a_role_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn b06_a_backup_whose_session_is_ended_leaves_no_file() {
+async fn b06_b07_a_backup_whose_session_is_ended_is_not_resumed_and_leaves_no_file() {
     let world = World::zoo(BIG, &["zoo.big"]).await;
     for _ in 0..TERMINATIONS {
         let operation = world.begin_backup().await;

@@ -132,6 +132,32 @@ async fn f04_a_full_or_read_only_volume_fails_the_backup_and_costs_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn s02_f23_files_are_given_up_in_the_order_in_which_they_came_whatever_the_clock_said() {
+    let world = World::new().await;
+    let [first, second, third] = [world.backup().await, world.backup().await, world.backup().await];
+    // The clock was 50 years ahead at first, and 20 years behind at last; and somebody touched the files.
+    for (backup, year) in [(&first, 2076), (&second, 2026), (&third, 2006)] {
+        let times = ["create_time", "snapshot_time", "complete_time"].map(|name| format!("'{name}', '{year}-01-01T00:00:00Z'"));
+        world
+            .sql_as_superuser(&format!(
+                "update holdfast.backup set register_time = '{year}-01-01', body = body || jsonb_build_object({}) where id = '{}'",
+                times.join(", "),
+                backup.name.trim_start_matches("backups/")
+            ))
+            .await;
+        assert!(Command::new("touch").args(["-d", &format!("{year}-01-01")]).arg(world.file(backup)).status().unwrap().success());
+    }
+    assert_eq!(names(&world.listed().await), [&third, &second, &first].map(|backup| backup.name.as_str()));
+    keep(&world, 3).await.unwrap();
+    let fourth = world.backup().await;
+    assert_eq!(names(&world.listed().await), [&fourth, &third, &second].map(|backup| backup.name.as_str()));
+    keep(&world, 1).await.unwrap();
+    let fifth = world.backup().await;
+    assert_eq!(names(&world.listed().await), [fifth.name.as_str()]);
+    world.is_tidy().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn f20_foreign_files_links_and_pipes_are_left_alone_and_never_listed() {
     let world = World::new().await;
     keep(&world, 1).await.unwrap();

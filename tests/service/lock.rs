@@ -9,7 +9,7 @@ use holdfast::grpc::proto::lock::{AcquireLockRequest, ExpiryPolicy, LockLease, L
 use sqlx::{Connection, Executor};
 use tonic::Status;
 
-use super::world::{PASSPHRASE, UPDATE_TOKEN, World, refused};
+use super::world::{PASSPHRASE, UPDATE_TOKEN, World, refused, superuser_url};
 use super::zoo::{all_of, signal};
 
 const LONG: Duration = Duration::from_secs(30);
@@ -65,6 +65,28 @@ async fn a_lease_that_runs_out_is_told_once_though_nobody_asks_for_the_lock() {
         world.end_update(lease).await;
         assert_eq!(world.value(CHANGES).await, format!("acquired {told} {told} released"));
     }
+    world.is_tidy().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_for_the_lock_while_the_end_of_a_lease_is_told_gets_it() {
+    let world = World::new().await;
+    let update = AcquireLockRequest { expiry_policy: ExpiryPolicy::Hold.into(), request_id: String::new(), ..update() };
+    world.acquire(update.clone()).await.unwrap();
+    // Nothing can be told for a while, so that it takes as long as it can.
+    let mut other = sqlx::PgConnection::connect(&superuser_url(&world.database)).await.unwrap();
+    other.execute("begin; lock table holdfast.event").await.unwrap();
+    world.expire().await;
+    let telling =
+        "select exists (select from pg_stat_activity where wait_event_type = 'Lock' and query like 'INSERT INTO holdfast.event%'
+                                  and datname = current_database())::text";
+    world.becomes(telling, "true", LONG).await;
+    let (lease, ()) = tokio::join!(world.acquire(update), async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        other.execute("commit").await.unwrap();
+    });
+    world.end_update(lease.unwrap()).await;
+    assert_eq!(world.value(CHANGES).await, "acquired stale acquired released");
     world.is_tidy().await;
 }
 

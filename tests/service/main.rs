@@ -21,6 +21,7 @@ mod consequences;
 mod crash;
 mod damage;
 mod drift;
+mod durability;
 mod encryption;
 mod files;
 mod golden;

@@ -310,6 +310,13 @@ impl State {
     /// Tells, once, of a lease that is over without a release. Returns its holder when that keeps the lock all the same.
     pub async fn tell_end(&self) -> Result<Option<Holder>, Error> {
         let mut transaction = self.pool.begin().await?;
+        // With the row of the lock, so that who asks for it meanwhile waits a moment, and is not told that a lease is in use.
+        let of_lock = "SELECT FROM lock WHERE lock_name = $1 AND EXISTS
+                       (SELECT FROM lease WHERE lock_name = $1 AND expire_time < clock_timestamp() AND NOT told_end AND NOT revoked)
+                       FOR UPDATE SKIP LOCKED";
+        if sqlx::query(of_lock).bind(LOCK).fetch_optional(&mut *transaction).await?.is_none() {
+            return Ok(None);
+        }
         let present = concat!(
             "SELECT ",
             columns!(),
