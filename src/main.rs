@@ -65,7 +65,7 @@ fn lock(
         return (Keeper::new(Arc::new(remote), apart.clone(), ttl), None);
     }
     let _apart = apart.enter();
-    let own = Hosted::new(state.apart(), folder.clone(), seal_key.clone());
+    let own = Hosted::new(state.apart(4), folder.clone(), seal_key.clone());
     let hosted = Hosted::new(state.clone(), folder.clone(), seal_key.clone());
     (Keeper::new(Arc::new(own), apart.clone(), ttl), Some(hosted))
 }

@@ -9,7 +9,7 @@ use super::convert::event as convert;
 use super::gate::draining;
 use super::proto::backup as wire;
 use super::proto::backup::audit_service_server::AuditService;
-use super::status;
+use super::{held, status};
 use crate::model::event::{Filter, Recorded};
 use crate::operations::Holdfast;
 
@@ -32,8 +32,9 @@ impl AuditService for Service {
     async fn watch_audit_events(&self, request: Request<wire::WatchAuditEventsRequest>) -> Answer<Self::WatchAuditEventsStream> {
         let (seen, filter) = convert::watch_request(request.get_ref())?;
         let place = self.holdfast.event_place(seen).await?;
+        let watching = self.holdfast.watcher()?;
         let watch = Watch { holdfast: self.holdfast.clone(), filter, place, ready: VecDeque::new() };
-        Ok(Response::new(watch.messages()))
+        Ok(Response::new(held(watch.messages(), watching)))
     }
 }
 

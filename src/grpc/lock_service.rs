@@ -10,7 +10,7 @@ use super::convert::lock as convert;
 use super::gate::draining;
 use super::proto::lock as wire;
 use super::proto::lock::lock_service_server::LockService;
-use super::status;
+use super::{held, status};
 use crate::model::lock::Lock;
 use crate::operations::Holdfast;
 
@@ -58,6 +58,7 @@ impl LockService for Service {
 
     async fn watch_lock(&self, request: Request<wire::WatchLockRequest>) -> Answer<Self::WatchLockStream> {
         convert::name(&request.get_ref().name)?;
+        let place = self.holdfast.watcher()?;
         let first = self.holdfast.get_lock().await?;
         let now = stream::iter([Ok(convert::lock(&first))]);
         let later = stream::unfold(Some((self.holdfast.clone(), first)), |watch| async move {
@@ -70,7 +71,7 @@ impl LockService for Service {
                 }
             }
         });
-        Ok(Response::new(now.chain(later).boxed()))
+        Ok(Response::new(held(now.chain(later), place)))
     }
 
     async fn force_release_lock(&self, request: Request<wire::ForceReleaseLockRequest>) -> Answer<wire::Lock> {

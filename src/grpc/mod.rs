@@ -17,8 +17,11 @@ mod status;
 
 use std::time::Duration;
 
+use futures_util::stream::{BoxStream, Stream, StreamExt};
 use tokio::net::TcpListener;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 use tonic::server::NamedService;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
@@ -47,6 +50,15 @@ pub enum Error {
     Reflection(#[from] tonic_reflection::server::Error),
     #[error("the server cannot listen")]
     Transport(#[from] tonic::transport::Error),
+}
+
+/// The stream of one that watches, which has this place for as long as it lives.
+fn held<T: Send + 'static>(
+    stream: impl Stream<Item = Result<T, Status>> + Send + 'static,
+    place: OwnedSemaphorePermit,
+) -> BoxStream<'static, Result<T, Status>> {
+    let keep = move |_: &Result<T, Status>| _ = &place;
+    stream.inspect(keep).boxed()
 }
 
 const KIB: u32 = 1024;

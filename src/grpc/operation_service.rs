@@ -11,7 +11,7 @@ use super::convert::operation as convert;
 use super::gate::draining;
 use super::proto::backup as wire;
 use super::proto::backup::operation_service_server::OperationService;
-use super::status;
+use super::{held, status};
 use crate::model::{Operation, OperationId};
 use crate::operations::Holdfast;
 
@@ -52,8 +52,9 @@ impl OperationService for Service {
     async fn watch_operation(&self, request: Request<wire::WatchOperationRequest>) -> Answer<Self::WatchOperationStream> {
         let request = request.into_inner();
         let now = self.holdfast.get_operation(operation_id("name", &request.name)?).await?;
+        let place = self.holdfast.watcher()?;
         let watch = Watch { holdfast: self.holdfast.clone(), error_as_status: request.error_as_status };
-        Ok(Response::new(watch.messages(now)))
+        Ok(Response::new(held(watch.messages(now), place)))
     }
 
     async fn cancel_operation(&self, request: Request<wire::CancelOperationRequest>) -> Answer<()> {

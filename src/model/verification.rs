@@ -64,7 +64,16 @@ impl Aspect {
 
     /// Whether a file that fails here is damaged. The others fail for what the database is now.
     pub fn of_the_file(self) -> bool {
-        !matches!(self, Self::Schema | Self::Rehearsal)
+        self.level() < VerifyLevel::Rehearsal
+    }
+
+    /// The verifications that look at it.
+    pub fn level(self) -> VerifyLevel {
+        match self {
+            Self::File | Self::Sha256 | Self::Header => VerifyLevel::Checksum,
+            Self::OpenpgpIntegrity | Self::Structure | Self::ResourceDigests => VerifyLevel::Contents,
+            Self::Schema | Self::Rehearsal => VerifyLevel::Rehearsal,
+        }
     }
 }
 
@@ -103,4 +112,7 @@ pub struct LastVerification {
     pub valid: bool,
     pub time: DateTime<Utc>,
     pub operation: OperationId,
+    /// What is known to be wrong with the file, from this one or one before that looked deeper.
+    #[serde(default)]
+    pub damage: Option<Check>,
 }

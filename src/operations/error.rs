@@ -68,6 +68,8 @@ pub enum Error {
     Draining,
     #[error("too many downloads, previews or verifications run at the same time")]
     TooManyTransfers,
+    #[error("too many callers watch already")]
+    TooManyWatchers,
     #[error("the stored passphrase does not open under the configured seal key")]
     SealBroken,
     #[error("what was read back from the volume is not what was written")]
@@ -121,9 +123,9 @@ impl Error {
             Self::ResourceUnknown(name) => failure(Reason::ResourceUnknown).subject(format!("resources/{name}")),
             Self::ResourceNotInBackup(name) => failure(Reason::ResourceNotInBackup).subject(format!("resources/{name}")),
             Self::BackupNotReady(id, _) => failure(Reason::BackupNotReady).subject(backup(id)),
-            Self::BackupInUse(id) => {
-                failure(Reason::BackupInUse).subject(backup(id)).instructions("Wait until the restore or download has ended.")
-            }
+            Self::BackupInUse(id) => failure(Reason::BackupInUse)
+                .subject(backup(id))
+                .instructions("Wait until the restore, download or verification has ended."),
             Self::PassphraseRequired(note) => passphrase(failure(Reason::PassphraseRequired), *note),
             Self::PassphraseIncorrect(note) => passphrase(failure(Reason::PassphraseIncorrect), *note),
             Self::Damaged(_) => {
@@ -142,10 +144,10 @@ impl Error {
             Self::NoSafetyBackup(cause) => {
                 let mut failure = cause.failure();
                 failure.message = format!("The safety backup could not be made, and nothing was restored. {}", failure.message);
-                let without = "Or restore without a safety backup (skip_safety_backup): it cannot be undone then.";
+                let without = "without a safety backup (skip_safety_backup): it cannot be undone then.";
                 failure.instructions = match failure.instructions.as_str() {
-                    "" => without.trim_start_matches("Or ").replacen('r', "R", 1),
-                    first => format!("{first} {without}"),
+                    "" => format!("Restore {without}"),
+                    first => format!("{first} Or restore {without}"),
                 };
                 failure
             }
@@ -156,7 +158,7 @@ impl Error {
             Self::Interrupted => failure(Reason::Interrupted).instructions("Start it again."),
             Self::TimedOut => failure(Reason::OperationTimedOut),
             Self::Draining => failure(Reason::ServerDraining).retry_after(SOON),
-            Self::TooManyTransfers => failure(Reason::RateLimited).retry_after(LATER),
+            Self::TooManyTransfers | Self::TooManyWatchers => failure(Reason::RateLimited).retry_after(LATER),
             Self::SealBroken => {
                 tracing::error!("the stored passphrase does not open under the configured seal key");
                 failure(Reason::SealKeyMismatch)

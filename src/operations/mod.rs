@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -77,6 +77,8 @@ pub struct Parts {
 /// The parts, and what runs on them.
 struct Running {
     parts: Parts,
+    /// The state over connections that no call can take: operations whose owner is not heard of are taken for dead.
+    pulse: State,
     system: System,
     volume: Uuid,
     /// This process, as others are told of it who ask who holds the lock.
@@ -87,6 +89,7 @@ struct Running {
     transfers: Arc<Semaphore>,
     previews: Arc<Semaphore>,
     waiters: Semaphore,
+    watchers: Arc<Semaphore>,
     tasks: TaskTracker,
     /// Restores that are committing.
     commits: TaskTracker,
@@ -101,6 +104,8 @@ const MAX_TRANSFERS: usize = 4;
 const MAX_PREVIEWS: usize = 2;
 /// Most callers that wait for the maintenance lock at a time.
 const MAX_WAITERS: usize = 50;
+/// Most streams that watch an operation, the lock or the events at a time: each looks four times a second.
+const MAX_WATCHERS: usize = 300;
 
 impl Holdfast {
     /// Makes sure that the catalog fits the database and that the folder is the volume of this system, ends what a process
@@ -117,6 +122,7 @@ impl Holdfast {
         let (refusals, waiting) = events::Refusals::new();
         let holder_id = format!("{}/{}", rustix::system::uname().nodename().to_string_lossy(), parts.state.instance());
         let running = Running {
+            pulse: parts.state.apart(2),
             parts,
             system,
             volume,
@@ -127,12 +133,14 @@ impl Holdfast {
             transfers: Arc::new(Semaphore::new(MAX_TRANSFERS)),
             previews: Arc::new(Semaphore::new(MAX_PREVIEWS)),
             waiters: Semaphore::new(MAX_WAITERS),
+            watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
             tasks: TaskTracker::new(),
             commits: TaskTracker::new(),
             stopping: CancellationToken::new(),
         };
         let holdfast = Self(Arc::new(running));
         holdfast.always("recovery", Self::recover_always);
+        holdfast.always("tidying", Self::tidy_always);
         holdfast.0.tasks.spawn(holdfast.clone().write_refusals(waiting));
         if let Some(webhook) = holdfast.0.parts.webhook.clone() {
             holdfast.always("delivery", move |holdfast| holdfast.deliver_always(webhook.clone()));
@@ -196,6 +204,11 @@ impl Holdfast {
         } else if timeout(ROLL_BACK, self.0.tasks.wait()).await.is_err() {
             tracing::warn!("operations were still running when the time to stop was over");
         }
+    }
+
+    /// A place for one that watches, for as long as it does.
+    pub fn watcher(&self) -> Result<OwnedSemaphorePermit> {
+        self.0.watchers.clone().try_acquire_owned().map_err(|_| Error::TooManyWatchers)
     }
 
     fn accepting(&self) -> Result<()> {

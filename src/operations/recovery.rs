@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::{Error, Holdfast, Result, now};
 use crate::fault;
@@ -14,6 +14,7 @@ use crate::model::OperationId;
 use crate::model::backup::{Backup, State};
 use crate::model::event::Caller;
 use crate::model::operation::{BackupResult, Kind, Operation, Outcome, Phase};
+use crate::postgres;
 use crate::postgres::state::{Stored, Unfinished};
 
 const EVERY: Duration = Duration::from_secs(1);
@@ -25,7 +26,7 @@ const SILENT: u32 = 10;
 const GONE: u32 = 3;
 const GONE_WAITING: u32 = 8;
 /// Longest time for which a volume that hangs is waited for.
-const VOLUME: Duration = Duration::from_secs(2);
+pub(super) const VOLUME: Duration = Duration::from_secs(2);
 
 /// How long the owners of operations have been silent. Counted in looks, not by a clock: nobody is dead because the database
 /// was away, or was another one for a while.
@@ -86,47 +87,56 @@ pub(super) async fn discard_draft(folder: &Folder, operation: OperationId) {
 }
 
 impl Holdfast {
-    /// Looks after orphans for as long as the service runs.
+    /// Looks after orphans for as long as the service runs. What fails is tried again in another round.
     pub(super) async fn recover_always(self) {
-        let (mut rounds, mut silences) = (0u32, Silences::default());
-        loop {
-            tokio::select! {
-                () = self.round(rounds, &mut silences) => {}
-                () = self.0.stopping.cancelled() => return,
+        let mut silences = Silences::default();
+        let look = async {
+            loop {
+                if let Err(error) = self.recover(&mut silences).await {
+                    tracing::warn!(%error, "unfinished operations could not be looked after");
+                }
+                if let Err(error) = self.look_after_lock().await {
+                    tracing::warn!(%error, "the maintenance lock could not be looked after");
+                }
+                if let Err(error) = self.raise_sequences().await {
+                    tracing::warn!(%error, "the sequences of a restore could not be raised yet");
+                }
+                sleep(EVERY).await;
             }
-            rounds = rounds.wrapping_add(1);
-            tokio::select! {
-                () = tokio::time::sleep(EVERY) => {}
-                () = self.0.stopping.cancelled() => return,
-            }
-        }
+        };
+        self.0.stopping.run_until_cancelled(look).await;
     }
 
-    /// What fails is tried again in another round.
-    async fn round(&self, number: u32, silences: &mut Silences) {
-        const MINUTE: u32 = 60;
-        if let Err(error) = self.recover(silences).await {
-            tracing::warn!(%error, "unfinished operations could not be looked after");
-        }
-        if number.is_multiple_of(MINUTE)
-            && let Err(error) = self.tidy().await
-        {
-            tracing::warn!(%error, "the folder could not be tidied");
-        }
-        if number.is_multiple_of(60 * MINUTE)
-            && let Err(error) = self.0.parts.state.forget_operations().await
-        {
-            tracing::warn!(%error, "old operations could not be forgotten");
-        }
+    /// Keeps the folder and the tables tidy for as long as the service runs. A volume that hangs keeps nobody from looking
+    /// after orphans.
+    pub(super) async fn tidy_always(self) {
+        const MINUTE: Duration = Duration::from_secs(60);
+        let tidy = async {
+            for minute in 0u32.. {
+                if let Err(error) = self.tidy().await {
+                    tracing::warn!(%error, "the folder could not be tidied");
+                }
+                if minute.is_multiple_of(60)
+                    && let Err(error) = self.0.parts.state.forget_operations().await
+                {
+                    tracing::warn!(%error, "old operations could not be forgotten");
+                }
+                sleep(MINUTE).await;
+            }
+        };
+        self.0.stopping.run_until_cancelled(tidy).await;
+    }
+
+    async fn look_after_lock(&self) -> Result<()> {
+        self.tell_end_of_lease().await?;
+        Ok(self.0.parts.state.end_lease_of_none(&Caller::internal("recovery")).await?)
     }
 
     async fn recover(&self, silences: &mut Silences) -> Result<()> {
         fault::point("recovering");
         let state = &self.0.parts.state;
         // The database was away: so may everybody have been.
-        let unfinished = state.unfinished().await.inspect_err(|_| silences.forget())?;
-        self.tell_end_of_lease().await?;
-        state.end_lease_of_none(&Caller::internal("recovery")).await?;
+        let unfinished = self.0.pulse.unfinished().await.inspect_err(|_| silences.forget())?;
         for (id, heartbeat) in silences.look(&unfinished, &self.0.works.ids()) {
             // Another may have been faster.
             let Some(operation) = state.adopt(id, heartbeat).await? else { continue };
@@ -135,14 +145,24 @@ impl Holdfast {
                 tracing::warn!(%error, operation_id = %id, "an operation without an owner could not be ended yet");
             }
         }
-        Ok(state.finish_sequences(&self.0.parts.catalog).await?)
+        Ok(())
+    }
+
+    async fn raise_sequences(&self) -> Result<()> {
+        match self.0.parts.state.finish_sequences(&self.0.parts.catalog).await {
+            // Not while a software update works in the database.
+            Err(postgres::Error::Updating) => Ok(()),
+            raised => Ok(raised?),
+        }
     }
 
     async fn end_orphan(&self, operation: Operation) -> Result<()> {
         let outcome = self.what_became_of(&operation).await?;
-        let outcome = outcome.unwrap_or_else(|| Outcome::Failed(Box::new(Error::Interrupted.failure())));
-        let ended =
-            Operation { phase: Phase::Done, end_time: Some(now()), detail: String::new(), outcome: Some(outcome), ..operation };
+        let mut ended = Operation { phase: Phase::Done, end_time: Some(now()), detail: String::new(), ..operation };
+        if outcome.is_some() {
+            ended.progress.percent = 100;
+        }
+        ended.outcome = outcome.or_else(|| Some(Outcome::Failed(Box::new(Error::Interrupted.failure()))));
         self.0.parts.state.report(&ended).await?;
         Ok(())
     }
@@ -177,7 +197,7 @@ impl Holdfast {
 
     async fn outcome_of_backup(&self, operation: &Operation) -> Result<Option<Outcome>> {
         let Some(Stored { backup, .. }) = self.0.parts.state.backup_of(operation.id).await? else { return Ok(None) };
-        if !self.settle(&backup).await? {
+        if !timeout(VOLUME, self.settle(&backup)).await.unwrap_or(Err(Error::TimedOut))? {
             return Ok(None);
         }
         let backup = Backup { state: State::Ready, ..backup };

@@ -5,13 +5,17 @@
 
 use std::sync::Arc;
 
+use tokio::time::timeout;
+
 use super::backup::Made;
 use super::call::Caller;
+use super::recovery::VOLUME;
 use super::works::Work;
 use super::{Error, Holdfast, Result};
 use crate::model::backup::Trigger;
 use crate::model::operation::{Operation, Phase};
 use crate::model::{BackupId, OperationId};
+use crate::postgres::state::Stored;
 
 impl Holdfast {
     /// Makes one for the restore `about`.
@@ -32,9 +36,22 @@ impl Holdfast {
         }
     }
 
-    /// Removes the safety backup of a restore that did not take place, and that nobody works on any more.
+    /// Removes the safety backup of a restore that did not take place, and that nobody works on any more. One that is in use,
+    /// or on a volume that does not work, keeps nobody from learning how the restore ended.
     pub(super) async fn discard_safety_backup(&self, restore: OperationId) -> Result<()> {
-        let Some(stored) = self.0.parts.state.backup_of(restore).await? else { return Ok(()) };
-        self.remove(&stored.backup.id, stored.backup.state, ("backup.expired", &Caller::internal("retention"))).await
+        let Some(Stored { backup, .. }) = self.0.parts.state.backup_of(restore).await? else { return Ok(()) };
+        let retainer = Caller::internal("retention");
+        let removed = timeout(VOLUME, self.remove(&backup.id, backup.state, ("backup.expired", &retainer))).await;
+        match removed.unwrap_or_else(|_| Err(Error::TimedOut)) {
+            Err(Error::BackupInUse(id)) => {
+                tracing::warn!(backup = %id, "a safety backup that undoes nothing is in use and stays")
+            }
+            // It is marked as deleted; whoever tidies the folder finishes it.
+            Err(error @ (Error::Folder(_) | Error::TimedOut)) => {
+                tracing::warn!(%error, "a safety backup that undoes nothing could not be removed yet");
+            }
+            removed => removed?,
+        }
+        Ok(())
     }
 }

@@ -37,6 +37,7 @@ impl Holdfast {
         }
         let place = self.0.transfers.clone().try_acquire_owned().map_err(|_| Error::TooManyTransfers)?;
         let in_use = self.0.in_use.read(&id).ok_or_else(|| Error::BackupInUse(id.clone()))?;
+        let mut held = (place, in_use);
         let stored = self.0.parts.state.backup(&id).await?.ok_or_else(|| Error::BackupNotFound(id.clone()))?;
         let backup = match stored.backup.state {
             State::Creating => return Err(Error::BackupNotReady(id, "it is being made".into())),
@@ -47,29 +48,30 @@ impl Holdfast {
             return Err(Error::BackupNotReady(id, format!("{}; verify its contents first", backup.state_detail)));
         }
         if level > VerifyLevel::Checksum {
-            self.check_passphrase(&backup, passphrase.as_ref()).await?;
+            held = self.check_passphrase(held, &backup, passphrase.as_ref()).await?;
         }
         let kind = if level == VerifyLevel::Rehearsal { Kind::Rehearsal } else { Kind::Verify };
         let accepted = Operation::accepted(new_operation_id(), kind, caller, &request_id, now());
         let operation = Operation { target: Some(id), ..accepted };
         let (holdfast, about) = (self.clone(), operation.clone());
         let run = move |work| async move {
-            let _held = (place, in_use);
+            let _held = held;
             holdfast.run_verification(&work, &about, backup, level, passphrase).await
         };
         self.begin(operation, key, Duration::ZERO, run).await
     }
 
-    /// Whether a passphrase opens a file. Of a damaged file nobody can say it: that is found out later.
-    async fn check_passphrase(&self, backup: &Backup, passphrase: Option<&Passphrase>) -> Result<()> {
-        let Some(note) = backup.passphrase else { return Ok(()) };
+    /// Whether a passphrase opens a file. Of a damaged file nobody can say it: that is found out later. What is `held` is given
+    /// back when the file was read, also where nobody waits for the answer any more.
+    async fn check_passphrase<T: Send + 'static>(&self, held: T, backup: &Backup, passphrase: Option<&Passphrase>) -> Result<T> {
+        let Some(note) = backup.passphrase else { return Ok(held) };
         let Some(passphrase) = passphrase.cloned() else { return Err(Error::PassphraseRequired(Some(note))) };
         let (folder, about) = (self.0.parts.folder.clone(), backup.clone());
         blocking(move || {
-            let Ok(mut file) = folder.read(&about.file_name) else { return Ok(()) };
+            let Ok(mut file) = folder.read(&about.file_name) else { return Ok(held) };
             let opens = !matches!(archive::manifest(&file, Some(&passphrase)), Err(archive::Error::PassphraseIncorrect));
             if opens || !same(&mut file, &about, &CancellationToken::new()).unwrap_or(false) {
-                return Ok(());
+                return Ok(held);
             }
             Err(Error::PassphraseIncorrect(Some(note)))
         })
@@ -100,7 +102,7 @@ impl Holdfast {
         }
         let verification = Verification { backup: backup.id.clone(), level, checks, notices };
         work.phase(Phase::Finishing, "Notes what was found.");
-        self.note_verification(about, &backup, &verification).await?;
+        self.note_verification(about, &verification).await?;
         Ok(Outcome::Verify(Box::new(verification)))
     }
 
@@ -141,12 +143,11 @@ impl Holdfast {
                 checks.push(passed(Aspect::Rehearsal, &detail));
                 Ok(source.notices.into_iter().chain(found).collect())
             }
-            // It can be restored only once this is mended.
+            // It can be restored only once this is mended. Tables that were altered meanwhile say nothing of it.
             Err(Error::Database(
                 error @ (postgres::Error::Constraint { .. }
                 | postgres::Error::Referenced { .. }
-                | postgres::Error::NotExact { .. }
-                | postgres::Error::Incompatible(_)),
+                | postgres::Error::NotExact { .. }),
             )) => {
                 checks.push(failed(Aspect::Rehearsal, format!("{error}.")));
                 Ok(source.notices)
@@ -155,33 +156,44 @@ impl Holdfast {
         }
     }
 
-    /// Writes down what was found, and what has become of the backup by it.
-    async fn note_verification(&self, about: &Operation, backup: &Backup, verification: &Verification) -> Result<()> {
-        let last = LastVerification { level: verification.level, valid: verification.valid(), time: now(), operation: about.id };
-        let damage = verification.damage();
-        let state = match damage {
-            None => State::Ready,
-            Some(Check { aspect: Aspect::File, .. }) => State::Missing,
-            Some(_) => State::Invalid,
-        };
-        let detail = damage.map_or("", |check| check.detail.as_str());
-        let kind = match state {
-            _ if state == backup.state => None,
-            State::Missing => Some("backup.missing"),
-            State::Invalid => Some("backup.invalid"),
-            _ => Some("backup.recovered"),
-        };
-        if damage.is_some() && kind.is_some() {
-            tracing::error!(backup = %backup.id, detail, "a backup was found to be damaged or gone");
+    /// Writes down what was found, and what has become of the backup by it. Others may have verified it meanwhile.
+    async fn note_verification(&self, about: &Operation, verification: &Verification) -> Result<()> {
+        let id = &verification.backup;
+        loop {
+            let stored = self.0.parts.state.backup(id).await?.ok_or_else(|| Error::BackupNotFound(id.clone()))?;
+            let backup = stored.backup;
+            if backup.state == State::Deleting {
+                return Err(Error::BackupNotReady(id.clone(), "it is being deleted".into()));
+            }
+            // What only a deeper look finds is not gone because a quicker one does not see it.
+            let deeper = backup.last_verification.and_then(|last| last.damage);
+            let deeper = deeper.filter(|check| check.aspect.level() > verification.level);
+            let damage = verification.damage().cloned().or(deeper);
+            let state = match &damage {
+                None => State::Ready,
+                Some(Check { aspect: Aspect::File, .. }) => State::Missing,
+                Some(_) => State::Invalid,
+            };
+            let detail = damage.as_ref().map_or("", |check| check.detail.as_str());
+            let kind = match state {
+                _ if state == backup.state => None,
+                State::Missing => Some("backup.missing"),
+                State::Invalid => Some("backup.invalid"),
+                _ => Some("backup.recovered"),
+            };
+            let event = kind.map(|kind| {
+                let event = Event::new(kind, &Caller::internal("verification"), backup_name(id));
+                Event { operation: Some(about.id), ..event }.with("fileName", &backup.file_name).with("detail", detail)
+            });
+            let (level, valid) = (verification.level, verification.valid());
+            let last = LastVerification { level, valid, time: now(), operation: about.id, damage: damage.clone() };
+            if self.0.parts.state.note_verification(id, backup.state, state, detail, &last, event.as_ref()).await? {
+                if damage.is_some() && kind.is_some() {
+                    tracing::error!(backup = %id, detail, "a backup was found to be damaged or gone");
+                }
+                return Ok(());
+            }
         }
-        let event = kind.map(|kind| {
-            let event = Event::new(kind, &Caller::internal("verification"), backup_name(&backup.id));
-            Event { operation: Some(about.id), ..event }.with("fileName", &backup.file_name).with("detail", detail)
-        });
-        if !self.0.parts.state.note_verification(&backup.id, backup.state, state, detail, &last, event.as_ref()).await? {
-            return Err(Error::BackupInUse(backup.id.clone()));
-        }
-        Ok(())
     }
 }
 

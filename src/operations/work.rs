@@ -217,7 +217,7 @@ impl Holdfast {
                 continue;
             }
             // A connection that fell silent must not keep the next from being used.
-            let report = timeout(REPORT, self.0.parts.state.report(&operation)).await;
+            let report = timeout(REPORT, self.0.pulse.report(&operation)).await;
             match report.map_err(|_| Error::TimedOut).and_then(|report| report.map_err(Error::from)) {
                 Ok(Alive::Yes { cancel_requested, .. }) => {
                     if cancel_requested {
@@ -292,20 +292,13 @@ impl Holdfast {
         if failure.reason == Reason::Internal
             && let Some(outcome) = self.what_became_of(operation).await?
         {
-            state.report(&Operation { outcome: Some(outcome), ..operation.clone() }).await?;
+            let mut operation = Operation { outcome: Some(outcome), ..operation.clone() };
+            operation.progress.percent = 100;
+            state.report(&operation).await?;
             return Ok(());
         }
         if operation.kind == Kind::Restore {
-            match self.discard_safety_backup(operation.id).await {
-                Err(Error::BackupInUse(id)) => {
-                    tracing::warn!(backup = %id, "a safety backup that undoes nothing is in use and stays")
-                }
-                // It is marked as deleted; whoever tidies the folder finishes it.
-                Err(Error::Folder(error)) => {
-                    tracing::warn!(%error, "a safety backup that undoes nothing could not be removed yet")
-                }
-                discarded => discarded?,
-            }
+            self.discard_safety_backup(operation.id).await?;
         }
         self.let_go(operation).await?;
         state.report(operation).await?;

@@ -138,7 +138,7 @@ impl Work {
         operation.phase = Phase::Preparing;
     }
 
-    /// Ends when its blocking parts have. No other begins.
+    /// Ends when its blocking parts have.
     pub async fn blocking_ends(&self) {
         self.blocking.close();
         self.blocking.wait().await;

@@ -185,9 +185,11 @@ fn found(query: &str, kind: Kind, place: usize) -> String {
     let rows = rows(query);
     match kind {
         Kind::Check => format!("SELECT DISTINCT ON (subject) subject, row FROM ({rows}) AS now ORDER BY subject"),
+        // As IS NOT DISTINCT FROM, which PostgreSQL cannot hash: every row would be compared with every other.
         Kind::Watch => format!(
             "SELECT DISTINCT ON (subject) subject, row FROM pg_temp.watch_{place} AS before \
-             WHERE NOT EXISTS (SELECT FROM ({rows}) AS now WHERE now.subject IS NOT DISTINCT FROM before.subject) ORDER BY subject"
+             WHERE NOT EXISTS (SELECT FROM ({rows}) AS now WHERE coalesce('=' || now.subject, '') = coalesce('=' || before.subject, '')) \
+             ORDER BY subject"
         ),
     }
 }

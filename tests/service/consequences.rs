@@ -1,6 +1,7 @@
 //! What a restore means for people is data: of the catalog's checks and watches, in previews, in results, and as events.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use holdfast::grpc::proto::backup::{ListResourcesRequest, Notice, RestoreRequest, RestoreResult};
 
@@ -204,6 +205,21 @@ async fn what_is_found_more_often_than_anybody_reads_is_counted() {
         world.value("select count(distinct body->'attributes'->>'note') from holdfast.event where type = 'item.lost'").await,
         "250"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r08_what_is_watched_is_compared_in_seconds_however_many_rows_it_has() {
+    let rule = "[[resource.watch]]\nreason = 'ITEM_LOST'\nquery = 'select nullif(id, 7) as subject, note from zoo.item as item'\nmessage = '{subject} {note}'\n";
+    let table = "create table zoo.item (id int primary key, note text); insert into zoo.item select n, 'note' from generate_series(1, 40000) as n";
+    let world = World::zoo_with(table, &(resource("zoo", &["zoo.item"]) + rule)).await;
+    let backup = world.backup().await;
+    world.sql("update zoo.item set note = 'other'; insert into zoo.item values (0, 'new')").await;
+    let began = std::time::Instant::now();
+    let result = restored(&world, &backup).await;
+    let lost: Vec<_> = result.notices.iter().filter(|notice| notice.reason == "ITEM_LOST").collect();
+    assert!(lost.len() == 1 && lost[0].message == "0 new", "{lost:?}");
+    // Each with each would take minutes, with the tables locked.
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -104,9 +104,11 @@ struct Site {
 }
 
 /// Below those that the kernel gives to clients, so that it is still free when the service is started again.
-fn free_port() -> u16 {
-    let ports = 14_000 + uuid::Uuid::new_v4().as_fields().1 % 4_000..20_000;
-    ports.into_iter().find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
+fn free_ports() -> [u16; 2] {
+    let first = 14_000 + uuid::Uuid::new_v4().as_fields().1 % 4_000;
+    let free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let mut ports = (first..20_000).filter(free);
+    [(); 2].map(|()| ports.next().unwrap())
 }
 
 impl Site {
@@ -127,7 +129,7 @@ impl Site {
                 Hosted::Elsewhere(host)
             }
         };
-        let ports = [free_port(), free_port()];
+        let ports = free_ports();
         let mut services = [world.twin(), world];
         for (service, port) in services.iter_mut().zip(ports) {
             service.set("HOLDFAST_LISTEN", &format!("127.0.0.1:{port}"));

@@ -5,13 +5,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use holdfast::grpc::proto::backup::backup_service_client::BackupServiceClient;
-use holdfast::grpc::proto::backup::{GetOperationRequest, ListBackupsRequest};
+use holdfast::grpc::proto::backup::{BackupRequest, GetOperationRequest, ListBackupsRequest};
+use holdfast::grpc::proto::lock::WatchLockRequest;
+use sqlx::Executor;
 use tonic::service::interceptor::InterceptedService;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 use super::proxy::Proxy;
-use super::world::{PASSPHRASE, World, psql};
+use super::world::{PASSPHRASE, TOKEN, World, psql, refused};
 
 const CLIENTS: usize = 200;
 
@@ -106,6 +108,55 @@ async fn p12_a_hundred_calls_at_once_are_answered_while_an_operation_waits_for_i
         world.outcome(&operation).await.unwrap();
     }
     world.is_tidy().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p12_callers_who_keep_every_connection_busy_get_no_living_operation_killed() {
+    let world = World::new().await;
+    let mut twin = world.twin();
+    twin.start().await.unwrap();
+    let update = world.begin_update().await;
+    let lock_wait = Some(prost_types::Duration { seconds: 600, nanos: 0 });
+    let request = BackupRequest { lock_wait, ..Default::default() };
+    let operation = world.backups().await.backup(request).await.unwrap().into_inner().name;
+    // Nobody can list, and all of them wait with a connection each.
+    let mut other = world.superuser().await;
+    other.execute("begin; lock table holdfast.backup").await.unwrap();
+    let mut callers = tokio::task::JoinSet::new();
+    for _ in 0..40 {
+        let mut backups = world.backups().await;
+        callers.spawn(async move {
+            loop {
+                assert!(backups.list_backups(ListBackupsRequest::default()).await.is_err());
+            }
+        });
+    }
+    // More than anybody who is silent is left alone for.
+    tokio::time::sleep(Duration::from_secs(16)).await;
+    drop(other);
+    callers.abort_all();
+    world.end_update(update).await;
+    world.backup_outcome(&operation).await.unwrap_or_else(|error| panic!("{error:?}\n{}\n{}", world.log(), twin.log()));
+    world.is_tidy().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_watch_are_bounded_and_make_room_when_they_go() {
+    const PLACES: usize = 300;
+    let world = World::new().await;
+    let mut watches = Vec::new();
+    let watch = async || {
+        let request = WatchLockRequest { name: "locks/platform-maintenance".into() };
+        world.locks(TOKEN).await.watch_lock(request).await.map(tonic::Response::into_inner)
+    };
+    for _ in 0..PLACES {
+        watches.push(watch().await.unwrap());
+    }
+    let status = watch().await.unwrap_err();
+    assert_eq!((status.code(), refused(status).reason.as_str()), (tonic::Code::ResourceExhausted, "RATE_LIMITED"));
+    world.backup().await;
+    watches.truncate(PLACES / 2);
+    super::world::eventually_async(Duration::from_secs(30), async || watch().await.ok()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,7 @@ use holdfast::grpc::proto::backup::{
 };
 use sqlx::Connection;
 
-use super::world::{PASSPHRASE, World, refused};
+use super::world::{PASSPHRASE, World, refused, sha256};
 use super::zoo::all_of;
 
 const EVENTS: &str = "select coalesce(string_agg(type, ' ' order by event_time), '') from holdfast.event where type in ('backup.invalid', 'backup.missing', 'backup.recovered')";
@@ -105,6 +105,35 @@ async fn f09_a_damaged_or_missing_file_is_named_not_used_and_used_again_when_it_
         assert_eq!(world.value(EVENTS).await, format!("{event} backup.recovered"), "each is told once");
         world.restore(&backup, "").await.unwrap();
     }
+    world.is_tidy().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s01_damage_that_only_a_deep_look_finds_is_not_forgotten_by_a_quick_one() {
+    let world = World::new().await;
+    let backup = world.backup().await;
+    // Of its size and SHA-256, and nonsense behind its beginning.
+    let mut bytes = std::fs::read(world.file(&backup)).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(world.file(&backup), &bytes).unwrap();
+    let id = backup.name.trim_start_matches("backups/");
+    let entry = format!(
+        "update holdfast.backup set body = body || jsonb_build_object('sha256', '{}') where id = '{id}'; delete from holdfast.event",
+        sha256(&bytes)
+    );
+    world.sql_as_superuser(&entry).await;
+    assert!(world.verify(&backup, VerifyLevel::Checksum, "").await.unwrap().valid);
+    // Both find it, and it is told once.
+    let (one, other) =
+        tokio::join!(world.verify(&backup, VerifyLevel::Contents, ""), world.verify(&backup, VerifyLevel::Contents, ""));
+    assert!(!one.unwrap().valid && !other.unwrap().valid);
+    for level in [VerifyLevel::Checksum, VerifyLevel::Contents, VerifyLevel::Checksum] {
+        world.verify(&backup, level, "").await.unwrap();
+        assert_eq!(world.entry(&backup).await.state(), State::Invalid, "after {level:?}");
+    }
+    assert_eq!(world.value(EVENTS).await, "backup.invalid");
+    assert_eq!(world.restore(&backup, "").await.unwrap_err().reason, "BACKUP_NOT_READY");
     world.is_tidy().await;
 }
 

@@ -69,14 +69,14 @@ impl State {
         event: Option<&Event>,
     ) -> Result<bool, Error> {
         let mut transaction = self.pool.begin().await?;
-        let noted = set_state(&mut transaction, id, from, to, detail).await?;
+        if !set_state(&mut transaction, id, from, to, detail).await? {
+            return Ok(false);
+        }
         let update = "UPDATE backup SET body = body || jsonb_build_object('last_verification', $2::jsonb) WHERE id = $1";
         sqlx::query(update).bind(id.as_str()).bind(Json(last)).execute(&mut *transaction).await?;
-        if noted {
-            events::write(&mut transaction, event).await?;
-            transaction.commit().await?;
-        }
-        Ok(noted)
+        events::write(&mut transaction, event).await?;
+        transaction.commit().await?;
+        Ok(true)
     }
 
     /// Begins to delete a backup that is in this state, and tells of it: from here its deletion is finished whatever happens.

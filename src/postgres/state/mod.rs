@@ -145,9 +145,9 @@ impl State {
         Ok(Self { pool: pool(database, instance, 10), database: database.clone(), instance })
     }
 
-    /// The same state over connections of its own, which live in the runtime that this is called in.
-    pub fn apart(&self) -> Self {
-        Self { pool: pool(&self.database, self.instance, 4), ..self.clone() }
+    /// The same state over at most so many connections of its own, which live in the runtime that this is called in.
+    pub fn apart(&self, connections: u32) -> Self {
+        Self { pool: pool(&self.database, self.instance, connections), ..self.clone() }
     }
 
     /// This process.

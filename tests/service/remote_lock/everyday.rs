@@ -61,7 +61,8 @@ async fn l15_the_lock_is_asked_for_before_any_table_and_given_back_after_all_of_
     site.host.take_calls();
     let operation = site.begin_held_restore(&backup, At::Work).await;
     let mut before = site.host.take_calls();
-    before.retain(|method| method != "GetLock");
+    // On a slow machine it has been renewed already.
+    before.retain(|method| !["GetLock", "RenewLock"].contains(&method.as_str()));
     assert_eq!(before, ["AcquireLock"], "{before:?}");
     // It has the tables now, and keeps what it has.
     site.until_renewed(2).await;
