@@ -50,7 +50,7 @@ async fn to_the_end(client: &Client, mut latest: Operation) -> Result<Operation,
         if revision(&latest) != before {
             outage = Outage::default();
         }
-        let remark = || meter.remark("The connection was lost; trying again. The operation goes on.");
+        let remark = || meter.remark("The connection was lost; trying again. The operation goes on if the service does.");
         if let Err(status) = outage.wait(status, remark).await {
             let goes_on =
                 format!("{}; the operation may go on: holdfast operations watch {}", status.message(), id(&latest.name));

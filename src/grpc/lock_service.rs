@@ -37,8 +37,9 @@ impl LockService for Service {
 
     async fn renew_lock(&self, request: Request<wire::RenewLockRequest>) -> Answer<wire::LockLease> {
         check_transport(request.extensions(), self.allow_plaintext_secrets)?;
-        let (id, ttl, reason) = convert::renew_request(request.into_inner())?;
-        let lease = self.holdfast.renew_lock(&id, ttl, reason.as_deref()).await?;
+        let (caller, request) = accept(request)?;
+        let (id, ttl, reason) = convert::renew_request(request)?;
+        let lease = self.holdfast.renew_lock(&caller, &id, ttl, reason.as_deref()).await?;
         Ok(Response::new(convert::lease(&lease)))
     }
 

@@ -235,10 +235,9 @@ fn database(error: &postgres::Error, failure: impl Fn(Reason) -> Failure) -> Fai
         Database::Incompatible(_) => failure(Reason::BackupIncompatible)
             .instructions("Make the tables take what the file has, or restore with the version of the platform that it is of."),
         Database::FenceLost => lock(&lock::Error::Lost, failure),
-        Database::Updating => failure(Reason::SoftwareUpdateInProgress)
-            .with("lock", NAME)
-            .subject(NAME)
-            .instructions("Wait until the update has ended; it did not take the maintenance lock, but works in the database."),
+        Database::Updating => failure(Reason::SoftwareUpdateInProgress).with("lock", NAME).subject(NAME).instructions(
+            "Wait for its end, or call with lock_wait; it did not take the maintenance lock, so nobody can tell more of it.",
+        ),
         Database::TimedOut(_) => failure(Reason::OperationTimedOut),
         Database::Query(_) => {
             tracing::error!(error = error as &dyn std::error::Error, "PostgreSQL refused a statement");
@@ -285,11 +284,12 @@ fn lock(error: &lock::Error, failure: impl Fn(Reason) -> Failure) -> Failure {
 
 /// Who has the lock, what for, why, since when and until when.
 fn holder_text(holder: &Holder) -> String {
-    let what = match holder.purpose {
-        Purpose::Backup => "A backup is running",
-        Purpose::Restore => "A restore is running",
-        Purpose::SoftwareUpdate => "A software update is running",
-        Purpose::Maintenance => "An administrator is at work",
+    let what = match (holder.purpose, holder.stale) {
+        (Purpose::Backup, _) => "A backup is running",
+        (Purpose::Restore, _) => "A restore is running",
+        (Purpose::SoftwareUpdate, false) => "A software update is running",
+        (Purpose::SoftwareUpdate, true) => "A software update was begun and not finished",
+        (Purpose::Maintenance, _) => "An administrator is at work",
     };
     let Holder { principal, reason, .. } = holder;
     let (since, until, renewed) = (rfc3339(holder.acquire_time), rfc3339(holder.expire_time), rfc3339(holder.renew_time));
@@ -298,7 +298,7 @@ fn holder_text(holder: &Holder) -> String {
         false => format!("It has the lock until {until} unless it renews it"),
         true => format!("It has not renewed the lock since {renewed}, and keeps it"),
     };
-    format!("{what} since {since}, by {principal}: {why}. {then}")
+    format!("{what}, since {since}, by {principal}: {why}. {then}")
 }
 
 /// Who is in the way, in words and as data, and what to do.

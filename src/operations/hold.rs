@@ -46,7 +46,11 @@ impl Holdfast {
         let held = self.ask_for_lock(operation).await;
         // What was granted without our knowing would be in the way until its lease is over.
         if let Err(error) = &held
-            && !matches!(error, Error::Lock(lock::Error::Held(_) | lock::Error::Awaited(_) | lock::Error::Draining))
+            && !matches!(
+                error,
+                Error::Lock(lock::Error::Held(_) | lock::Error::Awaited(_) | lock::Error::Draining)
+                    | Error::Database(postgres::Error::Updating)
+            )
         {
             self.0.tasks.spawn(self.clone().let_go_later(operation.clone()));
         }
@@ -55,6 +59,12 @@ impl Holdfast {
 
     async fn ask_for_lock(&self, operation: &Operation) -> Result<Option<Held>> {
         let Some(terms) = self.terms(operation) else { return Ok(None) };
+        // Who has the lock is told before who works without it.
+        if let Err(migration) = self.no_migration().await
+            && self.get_lock().await?.holder.is_none()
+        {
+            return Err(migration);
+        }
         let locks = &self.0.parts.locks;
         let name = terms.operation.clone();
         let held = locks.acquire(terms).await?;
@@ -106,6 +116,9 @@ impl Holdfast {
                 Error::Lock(lock::Error::Held(holder) | lock::Error::Awaited(holder)) => {
                     work.phase(Phase::WaitingForLock, &format!("Waits for {}: {}.", holder.principal, holder.reason));
                 }
+                Error::Database(postgres::Error::Updating) => {
+                    work.phase(Phase::WaitingForLock, "Waits for a software update that works in the database.");
+                }
                 error => {
                     tracing::warn!(%error, "the maintenance lock could not be had; it is asked for again");
                     work.phase(Phase::WaitingForLock, &format!("Waits for the maintenance lock: {error}."));
@@ -144,9 +157,14 @@ impl Holdfast {
     /// Whether the lock could be had now.
     pub(super) async fn lock_is_free(&self) -> Result<()> {
         match self.get_lock().await?.holder {
-            None => Ok(()),
+            None => self.no_migration().await,
             Some(holder) => Err(lock::Error::Held(Box::new(holder)).into()),
         }
+    }
+
+    /// Whether no migration works in the database that knows only SQL. The transactions of an operation look again.
+    async fn no_migration(&self) -> Result<()> {
+        if self.0.parts.state.no_update().await? { Ok(()) } else { Err(postgres::Error::Updating.into()) }
     }
 
     /// Whether a software update, say, is at work: what is half done must not be looked at. A lock that cannot be asked

@@ -100,7 +100,8 @@ impl Locks for Hosted {
     fn renew(&self, lease: Lease) -> BoxFuture<'static, Result<()>> {
         let hosted = self.clone();
         async move {
-            let renewed = hosted.state.renew_lease(&lease.id, Some(lease.ttl), None).await.map_err(unavailable)?;
+            let caller = Caller::internal("holdfast");
+            let renewed = hosted.state.renew_lease(&lease.id, Some(lease.ttl), None, &caller).await.map_err(unavailable)?;
             renewed.map(|_| ()).ok_or(Error::Lost)
         }
         .boxed()
@@ -171,8 +172,8 @@ impl Holdfast {
     }
 
     /// Extends a lease, by the time it was granted for unless another is named.
-    pub async fn renew_lock(&self, id: &LeaseId, ttl: Option<Duration>, reason: Option<&str>) -> Result<Lease> {
-        self.hosted()?.state.renew_lease(id, ttl, reason).await.map_err(unavailable)?.ok_or(Error::Lost)
+    pub async fn renew_lock(&self, caller: &Caller, id: &LeaseId, ttl: Option<Duration>, reason: Option<&str>) -> Result<Lease> {
+        self.hosted()?.state.renew_lease(id, ttl, reason, caller).await.map_err(unavailable)?.ok_or(Error::Lost)
     }
 
     pub async fn release_lock(&self, caller: &Caller, id: &LeaseId) -> Result<Lock> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use holdfast::grpc::proto::backup::{Backup, BackupRequest, PreviewRestoreRequest, RestoreRequest};
+use holdfast::grpc::proto::backup::{Backup, BackupRequest, GetSystemStatusRequest, PreviewRestoreRequest, RestoreRequest};
 use holdfast::grpc::proto::lock::{AcquireLockRequest, ExpiryPolicy, LockLease, LockPurpose, RenewLockRequest};
 use sqlx::{Connection, Executor};
 use tonic::Status;
@@ -60,10 +60,11 @@ async fn a_lease_that_runs_out_is_told_once_though_nobody_asks_for_the_lock() {
         // It came back before anybody else had the lock, and is late again.
         world.renew(&lease).await.unwrap();
         world.expire().await;
-        world.becomes(CHANGES, &format!("acquired {told} {told}"), LONG).await;
+        world.becomes(CHANGES, &format!("acquired {told} resumed {told}"), LONG).await;
+        world.renew(&lease).await.unwrap();
         world.renew(&lease).await.unwrap();
         world.end_update(lease).await;
-        assert_eq!(world.value(CHANGES).await, format!("acquired {told} {told} released"));
+        assert_eq!(world.value(CHANGES).await, format!("acquired {told} resumed {told} resumed released"));
     }
     world.is_tidy().await;
 }
@@ -212,9 +213,20 @@ async fn l07_a_migration_that_knows_only_sql_keeps_holdfast_out_and_waits_for_it
     assert_eq!((error.reason.as_str(), error.code), ("SOFTWARE_UPDATE_IN_PROGRESS", tonic::Code::FailedPrecondition as i32));
     let error = world.restore(&backup, "").await.unwrap_err();
     assert_eq!(error.reason, "SOFTWARE_UPDATE_IN_PROGRESS", "{error:?}");
+    let status = world.backups().await.get_system_status(GetSystemStatusRequest {}).await.unwrap().into_inner();
+    assert!(!status.backup_possible && !status.restore_possible, "{status:?}");
+    assert_eq!(status.obstacles[0].reason, "SOFTWARE_UPDATE_IN_PROGRESS");
     assert_eq!((world.digests(), world.files()), (digests, files));
     world.is_tidy().await;
+    // Who waits for the lock waits for it, too.
+    let lock_wait = Some(prost_types::Duration { seconds: 60, nanos: 0 });
+    let request = BackupRequest { lock_wait, ..Default::default() };
+    let waiting = world.backups().await.backup(request).await.unwrap().into_inner().name;
+    world
+        .until("exists (select from holdfast.operation where not done and body->>'detail' like 'Waits for a software update%')")
+        .await;
     migration.execute(sqlx::raw_sql("rollback")).await.unwrap();
+    world.backup_outcome(&waiting).await.unwrap();
 
     // One that comes later waits until the restore is done.
     let table = world.lock_table("row exclusive").await;

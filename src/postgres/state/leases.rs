@@ -219,14 +219,34 @@ impl State {
 
     /// Extends a lease, by the time it was granted for unless another is named. `None`: it is over and somebody else was
     /// granted the lock, or it was taken away.
-    pub async fn renew_lease(&self, id: &LeaseId, ttl: Option<Duration>, reason: Option<&str>) -> Result<Option<Lease>, Error> {
+    pub async fn renew_lease(
+        &self,
+        id: &LeaseId,
+        ttl: Option<Duration>,
+        reason: Option<&str>,
+        caller: &Caller,
+    ) -> Result<Option<Lease>, Error> {
+        let mut transaction = self.pool.begin().await?;
+        let before = concat!(
+            "SELECT ",
+            columns!(),
+            " FROM lease WHERE lock_name = $1 AND lease_id_hash = $2 AND NOT revoked FOR NO KEY UPDATE"
+        );
+        let Some(before) = sqlx::query(before).bind(LOCK).bind(id.hash()).fetch_optional(&mut *transaction).await? else {
+            return Ok(None);
+        };
+        let before = Present::read(&before)?;
         let update = "UPDATE lease SET renew_time = clock_timestamp(), ttl = coalesce(make_interval(secs => $3), ttl),
                              expire_time = clock_timestamp() + coalesce(make_interval(secs => $3), ttl),
                              reason = coalesce($4, reason), told_end = false
-                      WHERE lock_name = $1 AND lease_id_hash = $2 AND NOT revoked
+                      WHERE lock_name = $1 AND lease_id_hash = $2
                       RETURNING fencing_token, extract(epoch FROM ttl)::float8 AS ttl, expire_time";
         let update = sqlx::query(update).bind(LOCK).bind(id.hash()).bind(ttl.map(|ttl| ttl.as_secs_f64())).bind(reason);
-        let Some(row) = update.fetch_optional(&self.pool).await? else { return Ok(None) };
+        let row = update.fetch_one(&mut *transaction).await?;
+        if before.told_end {
+            changed(&mut transaction, &event("lock.resumed", caller, &before.holder)).await?;
+        }
+        transaction.commit().await?;
         let lease = Lease {
             id: id.clone(),
             fencing_token: row.try_get("fencing_token")?,

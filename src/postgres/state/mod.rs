@@ -161,6 +161,11 @@ impl State {
         Ok(())
     }
 
+    /// Whether no migration keeps Holdfast out that knows only SQL.
+    pub async fn no_update(&self) -> Result<bool, Error> {
+        Ok(sqlx::query_scalar(super::fence::NO_UPDATE).fetch_one(&self.pool).await?)
+    }
+
     /// Time of the database. It orders what several replicas do.
     pub async fn now(&self) -> Result<DateTime<Utc>, Error> {
         Ok(sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&self.pool).await?)
