@@ -64,6 +64,9 @@ pub struct Serve {
     /// Longest time a backup or restore may take
     #[arg(long, env = "HOLDFAST_OPERATION_TIMEOUT", default_value = "2h", hide_env_values = true)]
     pub operation_timeout: humantime::Duration,
+    /// Time within which each file is read again from the disk, and checked; at least 10s
+    #[arg(long, env = "HOLDFAST_SCRUB_PERIOD", default_value = "24h", hide_env_values = true)]
+    scrub_period: humantime::Duration,
     /// What to log, for example `info` or `holdfast=debug`
     #[arg(long, env = "HOLDFAST_LOG", default_value = "info", hide_env_values = true)]
     pub log: String,
@@ -140,6 +143,10 @@ struct DatabaseArguments {
 }
 
 impl Serve {
+    pub fn scrub_period(&self) -> Duration {
+        (*self.scrub_period).max(Duration::from_secs(10))
+    }
+
     /// Refuses names that mean nothing, which may be misspelt, and addresses that would expose secrets.
     pub fn check(&self) -> Result<()> {
         let mut known = BTreeSet::new();

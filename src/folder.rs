@@ -4,6 +4,7 @@
 //! caller) -> rename without replacing -> fsync of the folder. A failed write, fsync or rename ends that draft; nothing
 //! is tried twice on the same file, because a second fsync may say OK with the data gone.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -74,6 +75,14 @@ pub struct Folder {
 pub struct Space {
     pub available: u64,
     pub total: u64,
+}
+
+/// What is in the folder besides drafts and the identity file.
+#[derive(Debug, Default)]
+pub struct Contents {
+    pub backups: BTreeSet<FileName>,
+    /// Name, as far as it can be printed, and what is wrong with it. Never opened.
+    pub others: Vec<(String, &'static str)>,
 }
 
 impl Folder {
@@ -169,6 +178,35 @@ impl Folder {
         let file = self.read(name)?;
         fadvise(&file, 0, None, Advice::DontNeed)?;
         Ok(file)
+    }
+
+    /// What is there. Follows no symbolic link and opens nothing.
+    pub fn contents(&self) -> Result<Contents, Error> {
+        let mut contents = Contents::default();
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name == IDENTITY || name.starts_with(DRAFT) {
+                continue;
+            }
+            let kind = match entry.file_type() {
+                Ok(kind) => kind,
+                // Gone again.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error.into()),
+            };
+            match (kind, name.parse()) {
+                (kind, Ok(file)) if kind.is_file() => {
+                    contents.backups.insert(file);
+                }
+                (kind, _) if kind.is_file() => contents.others.push((name, "It does not have the name of a backup file.")),
+                (kind, _) if kind.is_symlink() => contents.others.push((name, "It is a symbolic link.")),
+                (kind, _) if kind.is_dir() => contents.others.push((name, "It is a folder.")),
+                _ => contents.others.push((name, "It is no regular file.")),
+            }
+        }
+        contents.others.sort();
+        Ok(contents)
     }
 
     pub fn contains(&self, name: &FileName) -> Result<bool, Error> {

@@ -92,9 +92,12 @@
 //! `<time>-<id>-<SHA-256, first 32 hex digits>.tar.zst.pgp`: `README.txt`, `manifest.json`, `data/<resource>/<table>/<nnnnn>.copy`,
 //! `end.json`. [`model::manifest`] has the fields, [`archive`] the layers and [`model::copy`] the digest.
 //!
+//! The folder is the truth and the catalog an index of it: at the start, and when somebody asks, what is in the folder is compared
+//! with the catalog (`operations::sync`). What a file that was found there says of itself enters the catalog once it is opened.
+//!
 //! # What comes later, and where its place is
 //!
-//! The scrub: beside `operations::verify`. Signatures: a member of the file behind `end.json`. More ways to prove identity:
+//! Signatures: a member of the file behind `end.json`. More ways to prove identity:
 //! `grpc::access::Authenticator`.
 
 pub mod archive;

@@ -82,7 +82,8 @@ async fn serve(arguments: Serve, apart: &Handle) -> Result<()> {
     let authenticator = arguments.authenticator()?;
     let folder = Folder::open(&arguments.folder)
         .with_context(|| format!("the backup folder {} cannot be used", arguments.folder.display()))?;
-    let (operation_timeout, webhook) = (*arguments.operation_timeout, arguments.webhook()?);
+    let (operation_timeout, scrub_period) = (*arguments.operation_timeout, arguments.scrub_period());
+    let webhook = arguments.webhook()?;
     let (lock_ttl, remote) = (arguments.lock_ttl()?, {
         let _apart = apart.enter();
         arguments.remote_lock()?
@@ -92,7 +93,8 @@ async fn serve(arguments: Serve, apart: &Handle) -> Result<()> {
         let (seal_key, webhook) = (seal_key.clone(), webhook.clone());
         let state = State::open(&database).await?;
         let (locks, hosted) = lock(remote.clone(), lock_ttl, &state, &folder, &seal_key, apart);
-        Holdfast::start(Parts { database, state, folder, catalog, seal_key, locks, hosted, operation_timeout, webhook }).await
+        let parts = Parts { database, state, folder, catalog, seal_key, locks, hosted, operation_timeout, scrub_period, webhook };
+        Holdfast::start(parts).await
     };
 
     let listener = TcpListener::bind(arguments.listen).await.with_context(|| format!("cannot listen on {}", arguments.listen))?;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::anyhow;
+use prost_types::FieldMask;
 use uuid::Uuid;
 
 use super::Session;
@@ -14,8 +15,8 @@ use super::output::{id, note};
 use super::passphrase::confirm;
 use super::problem::Problem;
 use crate::grpc::proto::backup::{
-    Backup, BackupRequest, DeleteBackupRequest, GetBackupRequest, ListBackupsRequest, ListBackupsResponse, Operation, Trigger,
-    backup, operation,
+    Backup, BackupRequest, DeleteBackupRequest, GetBackupRequest, ListBackupsRequest, ListBackupsResponse, Operation,
+    SyncBackupsRequest, Trigger, UpdateBackupRequest, backup, operation,
 };
 
 /// How a command that starts an operation does so.
@@ -79,6 +80,29 @@ pub struct Which {
     /// Name of the backup, or `latest`
     #[arg(value_name = "NAME")]
     backup: BackupChoice,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Update {
+    /// Name of the backup, or `latest`
+    #[arg(value_name = "NAME")]
+    backup: BackupChoice,
+    #[command(flatten)]
+    change: Change,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = true)]
+struct Change {
+    /// Retention neither counts nor deletes it
+    #[arg(long, conflicts_with = "unpin")]
+    pin: bool,
+    /// Retention counts it again, in its old place
+    #[arg(long)]
+    unpin: bool,
+    /// Free text that is kept with the backup; empty: none
+    #[arg(long, value_name = "TEXT")]
+    description: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -162,6 +186,30 @@ pub async fn show(session: Session, which: Which) -> Result<(), Problem> {
     session.output.result(&get(&session, &which.backup).await?, describe::backup)
 }
 
+pub async fn update(session: Session, update: Update) -> Result<(), Problem> {
+    let Session { client, output } = &session;
+    let name = get(&session, &update.backup).await?.name;
+    let Change { pin, unpin, description } = update.change;
+    let mut paths = Vec::new();
+    paths.extend((pin || unpin).then(|| "pinned".to_owned()));
+    paths.extend(description.is_some().then(|| "description".to_owned()));
+    let description = description.unwrap_or_default();
+    let request = UpdateBackupRequest {
+        backup: Some(Backup { name, description, pinned: Some(pin), ..Default::default() }),
+        update_mask: Some(FieldMask { paths }),
+    };
+    let updated = client.repeat(async || client.backups().update_backup(unary(request.clone())).await).await?;
+    output.result(&updated, describe::backup)
+}
+
+/// Every new file is read to its end.
+pub async fn sync(session: Session) -> Result<(), Problem> {
+    const LIMIT: Duration = Duration::from_secs(3600);
+    let Session { client, output } = &session;
+    let found = client.within(LIMIT, async || client.backups().sync_backups(SyncBackupsRequest {}).await).await?;
+    output.result(&found, describe::synced)
+}
+
 pub async fn delete(session: Session, delete: Delete) -> Result<(), Problem> {
     let Session { client, .. } = &session;
     if !delete.yes {
@@ -177,7 +225,8 @@ pub async fn delete(session: Session, delete: Delete) -> Result<(), Problem> {
 
 /// The backup that was chosen, as the catalog has it now.
 ///
-/// A safety backup is never the latest: else a second `restore latest` would undo the first.
+/// A safety backup is never the latest: else a second `restore latest` would undo the first. One that was copied into the folder
+/// is it only where there is no other: it may be of any age.
 pub async fn get(session: &Session, choice: &BackupChoice) -> Result<Backup, Problem> {
     match choice {
         BackupChoice::Named(name) => {
@@ -185,8 +234,12 @@ pub async fn get(session: &Session, choice: &BackupChoice) -> Result<Backup, Pro
             session.client.repeat(async || session.client.backups().get_backup(unary(request.clone())).await).await
         }
         BackupChoice::Latest => {
-            let newest = newest(session, |backup| !describe::is_safety(backup)).await?;
-            newest.ok_or_else(|| anyhow!("there is no backup that is ready").into())
+            let made_here = |backup: &Backup| backup.trigger() != Trigger::Imported && !describe::is_safety(backup);
+            let latest = match newest(session, made_here).await? {
+                None => newest(session, |backup| !describe::is_safety(backup)).await?,
+                latest => latest,
+            };
+            latest.ok_or_else(|| anyhow!("there is no backup that is ready").into())
         }
     }
 }

@@ -89,7 +89,12 @@ impl Client {
 
     /// A call that changes something: it is made once.
     pub async fn once<T>(&self, call: impl AsyncFn() -> Result<Response<T>, Status>) -> Result<T, Problem> {
-        let answer = timeout(DEADLINE, call()).await;
+        self.within(DEADLINE, call).await
+    }
+
+    /// The same, of a call that may take long.
+    pub async fn within<T>(&self, limit: Duration, call: impl AsyncFn() -> Result<Response<T>, Status>) -> Result<T, Problem> {
+        let answer = timeout(limit, call()).await;
         let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded(format!("{} did not answer", self.endpoint))));
         answer.map(Response::into_inner).map_err(|status| self.explained(status).into())
     }

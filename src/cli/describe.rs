@@ -10,8 +10,8 @@ use super::advice::{below_heading, known, of_operation, what_to_do};
 use super::output::{clean, facts, id, size, table, time, word};
 use crate::grpc::proto::backup::{
     Backup, BackupResult, EncryptionInfo, ListBackupsResponse, ListOperationsResponse, ListResourcesResponse, Operation,
-    OperationError, OperationMetadata, OperationPhase, OperationType, Progress, SystemStatus, Trigger, VerifyResult, backup,
-    encryption_info, operation,
+    OperationError, OperationMetadata, OperationPhase, OperationType, Progress, SyncBackupsResponse, SystemStatus, Trigger,
+    VerifyResult, backup, encryption_info, operation,
 };
 use notices::notices;
 
@@ -75,6 +75,20 @@ pub fn backup(backup: &Backup) -> String {
     if backup.resources.is_empty() { facts } else { format!("{facts}\n{resources}") }
 }
 
+/// What a look at the folder found.
+pub fn synced(found: &SyncBackupsResponse) -> String {
+    let imported = found.imported.iter().map(|backup| (id(&backup.name), "taken in".to_owned(), backup.file_name.clone()));
+    let missing = found.missing.iter().map(|name| (id(name), "missing".to_owned(), "Its file is gone.".to_owned()));
+    let rejected = found.rejected.iter().map(|file| (file.file_name.clone(), "left alone".to_owned(), file.detail.clone()));
+    let rows: Vec<_> = imported.chain(missing).chain(rejected).map(|(name, what, detail)| [name, what, detail]).collect();
+    let untold = usize::try_from(found.rejected_count).unwrap_or_default().saturating_sub(found.rejected.len());
+    match (rows.is_empty(), untold) {
+        (true, _) => "The folder has the files that the list has.".to_owned(),
+        (false, 0) => table(["NAME", "WHAT", "DETAIL"], rows),
+        (false, _) => format!("{}\nand {untold} more files that were left alone", table(["NAME", "WHAT", "DETAIL"], rows)),
+    }
+}
+
 fn trigger(backup: &Backup) -> String {
     word(backup.trigger, Trigger::as_str_name, "TRIGGER_")
 }
@@ -95,6 +109,9 @@ fn encrypted(info: Option<&EncryptionInfo>) -> String {
         encryption_info::Type::None => "no".to_owned(),
         encryption_info::Type::Unspecified => "unknown".to_owned(),
         encryption_info::Type::Passphrase => {
+            if info.passphrase_generation == 0 {
+                return "passphrase not known".to_owned();
+            }
             let present = if info.current_passphrase { ", in use now" } else { "" };
             let since = info.passphrase_set_time.map_or_else(String::new, |set| format!(" of {}", time(Some(set))));
             format!("passphrase {}{since}{present}", info.passphrase_generation)

@@ -73,8 +73,12 @@ pub enum ClientCommand {
     Restore(restore::Restore),
     /// Bring the state before the last restore back; done twice, that restore is there again
     Undo(undo::Undo),
+    /// Pin a backup, so that retention keeps it, or change its description
+    Update(backups::Update),
     /// Delete a backup and its file for good
     Delete(backups::Delete),
+    /// Compare the list with the backup folder: take files in that were copied there, mark those that are gone
+    Sync,
     /// Check whether a backup is whole and can be restored
     Verify(verify::Verify),
     /// Save the file of a backup; a transfer that broke off is continued
@@ -148,7 +152,9 @@ async fn carry_out(command: ClientCommand, connection: &Connection, output: Outp
         ClientCommand::Show(which) => backups::show(session()?, which).await,
         ClientCommand::Restore(restore) => restore::restore(session()?, restore).await,
         ClientCommand::Undo(undo) => undo::undo(session()?, undo).await,
+        ClientCommand::Update(update) => backups::update(session()?, update).await,
         ClientCommand::Delete(delete) => backups::delete(session()?, delete).await,
+        ClientCommand::Sync => backups::sync(session()?).await,
         ClientCommand::Verify(verify) => verify::verify(session()?, verify).await,
         ClientCommand::Download(download) => download::download(session()?, download).await,
         ClientCommand::Schedule { what } => schedule::run(session()?, what.unwrap_or_default()).await,
@@ -193,6 +199,9 @@ mod tests {
             "holdfast undo --preview",
             "holdfast undo --yes --json --resources adapters --acknowledge COLUMN_DROPPED --passphrase-stdin --request-id r",
             "holdfast delete b-20260301t010000z-abcdefgh --yes",
+            "holdfast update latest --pin",
+            "holdfast update b-20260301t010000z-abcdefgh --unpin --description x",
+            "holdfast sync --json",
             "holdfast verify latest",
             "holdfast verify b-20260301t010000z-abcdefgh --level rehearsal --passphrase-file f --json",
             "holdfast download latest -o x --endpoint http://h:1 --token-file t",
@@ -224,6 +233,8 @@ mod tests {
     fn what_could_do_harm_by_a_slip_is_not_accepted() {
         for line in [
             "holdfast delete latest",
+            "holdfast update latest",
+            "holdfast update latest --pin --unpin",
             "holdfast retention set 0",
             "holdfast retention set 1001",
             "holdfast schedule set",

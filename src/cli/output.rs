@@ -72,6 +72,7 @@ printed!(
     RestoreResult,
     Retention,
     Schedule,
+    SyncBackupsResponse,
     SystemStatus,
     VerifyResult
 );

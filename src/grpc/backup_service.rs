@@ -75,8 +75,10 @@ impl BackupService for Service {
         Ok(Response::new(operation::operation(started)))
     }
 
-    async fn update_backup(&self, _: Request<wire::UpdateBackupRequest>) -> Answer<wire::Backup> {
-        Err(status::not_served("UpdateBackup"))
+    async fn update_backup(&self, request: Request<wire::UpdateBackupRequest>) -> Answer<wire::Backup> {
+        let (caller, request) = accept(request)?;
+        let (id, change, seen) = convert::update_request(request)?;
+        Ok(Response::new(convert::listed(self.holdfast.update_backup(&caller, &id, change, seen).await?)))
     }
 
     type DownloadBackupStream = BoxStream<'static, Result<wire::DownloadBackupResponse, Status>>;
@@ -93,8 +95,9 @@ impl BackupService for Service {
         Err(status::not_served("UploadBackup"))
     }
 
-    async fn sync_backups(&self, _: Request<wire::SyncBackupsRequest>) -> Answer<wire::SyncBackupsResponse> {
-        Err(status::not_served("SyncBackups"))
+    async fn sync_backups(&self, request: Request<wire::SyncBackupsRequest>) -> Answer<wire::SyncBackupsResponse> {
+        let (caller, _) = accept(request)?;
+        Ok(Response::new(convert::synced(self.holdfast.sync_backups(&caller).await?)))
     }
 
     async fn list_resources(&self, request: Request<wire::ListResourcesRequest>) -> Answer<wire::ListResourcesResponse> {

@@ -43,6 +43,7 @@ pub fn published(reason: Reason) -> (Code, ErrorReason) {
         Reason::LockServiceUnusable => (Code::FailedPrecondition, ErrorReason::LockServiceUnusable),
         Reason::OperationNotCancellable => (Code::FailedPrecondition, ErrorReason::OperationNotCancellable),
         Reason::BackupInUse => (Code::FailedPrecondition, ErrorReason::BackupInUse),
+        Reason::BackupAlreadyExists => (Code::AlreadyExists, ErrorReason::BackupAlreadyExists),
         Reason::BackupNotReady => (Code::FailedPrecondition, ErrorReason::BackupNotReady),
         Reason::ScheduleDisabled => (Code::FailedPrecondition, ErrorReason::ScheduleDisabled),
         Reason::WarningsNotAcknowledged => (Code::FailedPrecondition, ErrorReason::WarningsNotAcknowledged),

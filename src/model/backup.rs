@@ -4,8 +4,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::manifest::PassphraseNote;
-use super::name::{BackupId, FileName, OperationId, ResourceName, Sha256};
+use super::manifest::{EndRecord, Manifest, PassphraseNote};
+use super::name::{BackupId, FileName, OperationId, ResourceName, Sha256, TableName};
 use super::verification::LastVerification;
 
 /// What caused a backup.
@@ -16,6 +16,8 @@ pub enum Trigger {
     Scheduled,
     /// Made just before a restore, so that it can be undone.
     Safety,
+    /// Found in the folder.
+    Imported,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,28 +35,32 @@ pub enum State {
     Deleting,
 }
 
-/// One backup: a file, and what is known of it.
+/// One backup: a file, and what is known of it. Of an encrypted one that was found in the folder some is not, until somebody
+/// opens it (`learn`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backup {
     pub id: BackupId,
-    pub uid: Uuid,
+    /// `None`: it was not opened yet.
+    pub uid: Option<Uuid>,
     pub state: State,
     pub trigger: Trigger,
     pub description: String,
     pub creator: String,
-    pub operation: OperationId,
+    /// The operation that made it here.
+    pub operation: Option<OperationId>,
     pub create_time: DateTime<Utc>,
-    pub snapshot_time: DateTime<Utc>,
-    /// When the file was complete, proven and durable.
-    pub complete_time: DateTime<Utc>,
+    pub snapshot_time: Option<DateTime<Utc>>,
+    /// When the file was complete, proven and durable, where it was made here.
+    pub complete_time: Option<DateTime<Utc>>,
     pub file_name: FileName,
     pub size_bytes: u64,
     pub sha256: Sha256,
-    /// `None`: not encrypted.
+    /// Which passphrase opens it, where it is encrypted and that is known.
     pub passphrase: Option<PassphraseNote>,
     pub resources: Vec<ResourceContent>,
+    /// Empty: not known.
     pub format_version: String,
-    pub source_system: Uuid,
+    pub source_system: Option<Uuid>,
     /// One sentence on why it is in its state.
     pub state_detail: String,
     pub pinned: bool,
@@ -76,6 +82,61 @@ pub struct ResourceContent {
 pub const SAFETY_BACKUPS: usize = 3;
 
 impl Backup {
+    /// A whole file, of which no more is known than its name and its digest.
+    pub fn found(file_name: FileName, size_bytes: u64, sha256: Sha256, creator: &str) -> Self {
+        Self {
+            id: file_name.id().clone(),
+            uid: None,
+            state: State::Ready,
+            trigger: Trigger::Imported,
+            description: String::new(),
+            creator: creator.to_owned(),
+            operation: None,
+            create_time: file_name.id().time(),
+            snapshot_time: None,
+            complete_time: None,
+            file_name,
+            size_bytes,
+            sha256,
+            passphrase: None,
+            resources: Vec::new(),
+            format_version: String::new(),
+            source_system: None,
+            state_detail: String::new(),
+            pinned: false,
+            last_verification: None,
+        }
+    }
+
+    /// Takes over what a file that was read to its end says of itself. What callers have said of it since stays.
+    pub fn learn(&mut self, manifest: &Manifest, end: &EndRecord) {
+        let tally = |name: &TableName| end.tables.iter().find(|table| table.name == *name).map(|table| table.tally);
+        let contents = manifest.resources.iter().map(|resource| ResourceContent {
+            name: resource.name.clone(),
+            title: resource.title.clone(),
+            items: resource.tables.first().and_then(tally).unwrap_or_default().rows,
+            bytes: resource.tables.iter().filter_map(tally).map(|tally| tally.bytes).sum(),
+        });
+        self.resources = contents.collect();
+        self.uid = Some(manifest.uid);
+        // Whether it has a place among those that are kept does not depend on how it came into the catalog.
+        if manifest.trigger == Trigger::Safety {
+            self.trigger = Trigger::Safety;
+        }
+        if self.description.is_empty() {
+            self.description.clone_from(&manifest.description);
+        }
+        self.create_time = manifest.create_time;
+        self.snapshot_time = Some(manifest.snapshot_time);
+        self.passphrase = manifest.passphrase;
+        self.format_version = manifest.format_version.to_string();
+        self.source_system = Some(manifest.system_id);
+    }
+
+    pub fn encrypted(&self) -> bool {
+        self.file_name.encrypted()
+    }
+
     /// Whether retention counts it: usable, not pinned, and not one that only undoes a restore.
     pub fn counts(&self) -> bool {
         self.state == State::Ready && !self.pinned && self.trigger != Trigger::Safety
@@ -111,28 +172,8 @@ mod tests {
         let time = DateTime::from_timestamp(1_772_326_800, 0).unwrap();
         let backup = |(place, &state): (usize, &State)| {
             let id = BackupId::new(time, Uuid::from_u128(place as u128));
-            Backup {
-                file_name: FileName::new(id.clone(), Sha256([0; 32]), false),
-                id,
-                uid: Uuid::nil(),
-                state,
-                trigger: Trigger::OnDemand,
-                description: String::new(),
-                creator: String::new(),
-                operation: OperationId(Uuid::nil()),
-                create_time: time,
-                snapshot_time: time,
-                complete_time: time,
-                size_bytes: 1,
-                sha256: Sha256([0; 32]),
-                passphrase: None,
-                resources: Vec::new(),
-                format_version: "1.0".into(),
-                source_system: Uuid::nil(),
-                state_detail: String::new(),
-                pinned: false,
-                last_verification: None,
-            }
+            let found = Backup::found(FileName::new(id, Sha256([0; 32]), false), 1, Sha256([0; 32]), "");
+            Backup { state, trigger: Trigger::OnDemand, ..found }
         };
         states.iter().enumerate().map(backup).collect()
     }

@@ -190,7 +190,7 @@ impl Event {
     fn about(self, backup: &Backup) -> Self {
         let event = Self { target: backup_name(&backup.id), ..self };
         let event = event.with("sizeBytes", backup.size_bytes).with("sha256", backup.sha256);
-        event.with("encrypted", backup.passphrase.is_some()).with("fileName", &backup.file_name)
+        event.with("encrypted", backup.encrypted()).with("fileName", &backup.file_name)
     }
 }
 

@@ -34,6 +34,7 @@ pub enum Reason {
     LockServiceUnusable,
     OperationNotCancellable,
     BackupInUse,
+    BackupAlreadyExists,
     BackupNotReady,
     ScheduleDisabled,
     WarningsNotAcknowledged,

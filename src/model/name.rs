@@ -57,6 +57,12 @@ impl BackupId {
         &self.0
     }
 
+    /// When the backup was accepted, to the second.
+    pub fn time(&self) -> DateTime<Utc> {
+        let time = self.0.get("b-".len()..).and_then(|rest| NaiveDateTime::parse_and_remainder(rest, Self::TIME).ok());
+        time.map(|(time, _)| time.and_utc()).unwrap_or_default()
+    }
+
     /// `<time>-<suffix>`, as it begins the name of the file.
     fn file_stem(&self) -> String {
         let (time, suffix) = self.0["b-".len()..].split_at("20260301t010000z".len());
@@ -151,8 +157,8 @@ pub(super) fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
 }
 
 /// Name of a backup file: `<time>-<id>-<first 32 hex digits of its SHA-256>.tar.zst`, with `.pgp` behind it when it is
-/// encrypted. Every copy of the file proves itself by its name, and the id of the backup can be read off it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// encrypted. Every copy of the file proves itself by its name, and the id of the backup can be read off it. Sorts by time.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FileName {
     id: BackupId,
     digest: [u8; 16],

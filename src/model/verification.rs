@@ -111,7 +111,8 @@ pub struct LastVerification {
     pub level: VerifyLevel,
     pub valid: bool,
     pub time: DateTime<Utc>,
-    pub operation: OperationId,
+    /// `None`: the scrub.
+    pub operation: Option<OperationId>,
     /// What is known to be wrong with the file, from this one or one before that looked deeper.
     #[serde(default)]
     pub damage: Option<Check>,

@@ -15,10 +15,10 @@ use super::{Error, Holdfast, Result, new_operation_id, now};
 use crate::archive::{self, Writer};
 use crate::fault;
 use crate::folder::Draft;
-use crate::model::backup::{Backup, ResourceContent, State, Trigger};
+use crate::model::backup::{Backup, State, Trigger};
 use crate::model::manifest::{FormatVersion, SequenceState};
 use crate::model::operation::{BackupResult, Kind, Operation, Outcome, Phase, Progress};
-use crate::model::{BackupId, EndRecord, FileName, Manifest, Notice, OperationId, Passphrase, Piece, Sha256, TableName};
+use crate::model::{BackupId, EndRecord, FileName, Manifest, Notice, OperationId, Passphrase, Piece, Sha256};
 use crate::postgres::state::Request;
 use crate::postgres::{self, Snapshot};
 
@@ -133,7 +133,7 @@ impl Holdfast {
         }
         let (proven, stopped) = (manifest.clone(), work.stopped());
         let written = work.blocking(move || prove(written, &proven, passphrase.as_ref(), &stopped)).await??;
-        Ok(Made { backup: describe(about, manifest, &written), draft: written.draft, notices })
+        Ok(Made { backup: describe(about, &manifest, &written), draft: written.draft, notices })
     }
 
     /// Reads the database and writes the file, both at once, joined by a short channel. Each end takes a transfer that
@@ -289,40 +289,12 @@ fn prove(
     }
 }
 
-fn describe(about: &Operation, manifest: Manifest, written: &Written) -> Backup {
-    let content = |resource: &crate::model::manifest::ResourceEntry| {
-        let of_table = |name: &TableName| {
-            written.end.tables.iter().find(|table| table.name == *name).map(|table| table.tally).unwrap_or_default()
-        };
-        ResourceContent {
-            name: resource.name.clone(),
-            title: resource.title.clone(),
-            items: resource.tables.first().map(of_table).unwrap_or_default().rows,
-            bytes: resource.tables.iter().map(|name| of_table(name).bytes).sum(),
-        }
-    };
-    Backup {
-        file_name: FileName::new(manifest.backup.clone(), written.sha256, manifest.passphrase.is_some()),
-        resources: manifest.resources.iter().map(content).collect(),
-        id: manifest.backup,
-        uid: manifest.uid,
-        state: State::Creating,
-        trigger: manifest.trigger,
-        description: manifest.description,
-        creator: about.caller.clone(),
-        operation: about.id,
-        create_time: about.create_time,
-        snapshot_time: manifest.snapshot_time,
-        complete_time: now(),
-        size_bytes: written.bytes,
-        sha256: written.sha256,
-        passphrase: manifest.passphrase,
-        format_version: manifest.format_version.to_string(),
-        source_system: manifest.system_id,
-        state_detail: String::new(),
-        pinned: false,
-        last_verification: None,
-    }
+fn describe(about: &Operation, manifest: &Manifest, written: &Written) -> Backup {
+    let name = FileName::new(manifest.backup.clone(), written.sha256, manifest.passphrase.is_some());
+    let mut backup = Backup::found(name, written.bytes, written.sha256, &about.caller);
+    backup.learn(manifest, &written.end);
+    let (trigger, operation) = (manifest.trigger, Some(about.id));
+    Backup { state: State::Creating, trigger, operation, complete_time: Some(now()), ..backup }
 }
 
 /// Counts bytes, and a resource as complete when the next one begins.

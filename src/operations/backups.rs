@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 
-use super::call::{Listed, Page};
+use super::call::{BackupChange, Caller, Listed, Page};
 use super::{Error, Holdfast, Result};
 use crate::model::BackupId;
-use crate::model::backup::Backup;
+use crate::model::backup::{Backup, State};
+use crate::model::event::{Event, backup_name};
 use crate::model::settings::{Encryption, Retention};
 use crate::postgres::state::Stored;
 
@@ -26,6 +27,35 @@ impl Holdfast {
         found.ok_or_else(|| Error::BackupNotFound(id.clone()))
     }
 
+    /// Changes what callers say of a backup. `revision`: refused when it is another one now.
+    pub async fn update_backup(
+        &self,
+        caller: &Caller,
+        id: &BackupId,
+        change: BackupChange,
+        revision: Option<i64>,
+    ) -> Result<Listed> {
+        let seen = self.0.parts.state.backup(id).await?.ok_or_else(|| Error::BackupNotFound(id.clone()))?;
+        if revision.is_some_and(|revision| revision != seen.revision) {
+            return Err(Error::EtagMismatch("the backup"));
+        }
+        if seen.backup.state == State::Deleting {
+            return Err(Error::BackupNotReady(id.clone(), "it is being deleted".into()));
+        }
+        let description = change.description.unwrap_or_else(|| seen.backup.description.clone());
+        let pinned = change.pinned.unwrap_or(seen.backup.pinned);
+        if (&description, pinned) != (&seen.backup.description, seen.backup.pinned) {
+            let event = Event::new("backup.updated", caller, backup_name(id))
+                .with("pinned", pinned)
+                .with("pinnedBefore", seen.backup.pinned)
+                .with("description", &description);
+            if !self.0.parts.state.describe_backup(&seen, &description, pinned, &event).await? {
+                return Err(Error::EtagMismatch("the backup"));
+            }
+        }
+        self.get_backup(id).await
+    }
+
     pub(super) async fn listed(&self) -> Result<Vec<Listed>> {
         let state = &self.0.parts.state;
         let (retention, _) = state.setting::<Retention>("retention").await?;
@@ -40,7 +70,7 @@ impl Holdfast {
             // The next backup takes one place.
             next_to_expire: places.get(&stored.backup.id).is_some_and(|place| *place >= max_count),
             current_passphrase: stored.backup.passphrase.is_some()
-                && stored.backup.source_system == self.0.system.id
+                && stored.backup.source_system == Some(self.0.system.id)
                 && stored.backup.passphrase == encryption.value.passphrase,
             max_count,
             sequence: stored.sequence,

@@ -13,7 +13,9 @@ pub use crate::model::event::Caller;
 use crate::model::schedule::{Recurrence, RunState};
 use crate::model::settings::{Retention, Setting};
 use crate::model::verification::VerifyLevel;
-use crate::model::{BackupId, Failure, FileName, Notice, Operation, OperationId, Passphrase, ResourceName, Schedule, Sha256};
+use crate::model::{
+    BackupId, Failure, FileName, Notice, Operation, OperationId, Passphrase, Reason, ResourceName, Schedule, Sha256,
+};
 
 #[derive(Debug, Clone)]
 pub struct BackupRequest {
@@ -59,6 +61,35 @@ pub struct VerifyRequest {
     pub passphrase: Option<Passphrase>,
     /// Empty: none.
     pub request_id: String,
+}
+
+/// What callers may change of a backup. `None`: stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BackupChange {
+    pub description: Option<String>,
+    /// Whether retention keeps it.
+    pub pinned: Option<bool>,
+}
+
+/// What a look at the folder found.
+#[derive(Debug, Clone)]
+pub struct Synced {
+    /// Now in the catalog.
+    pub imported: Vec<Listed>,
+    /// No longer in the folder.
+    pub missing: Vec<BackupId>,
+    /// Left alone, in part; `rejected_count` are all.
+    pub rejected: Vec<Rejected>,
+    pub rejected_count: u64,
+}
+
+/// A file that is not taken for a backup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejected {
+    pub file_name: String,
+    pub reason: Reason,
+    /// One sentence.
+    pub detail: String,
 }
 
 /// One page of a list. `after` of the next call is `next` of this one.
@@ -162,7 +193,7 @@ pub struct SystemStatus {
     pub backup_obstacles: Vec<Failure>,
     pub restore_obstacles: Vec<Failure>,
     pub active: Vec<Operation>,
-    pub latest: Option<(BackupId, DateTime<Utc>)>,
+    pub latest: Option<(BackupId, Option<DateTime<Utc>>)>,
     pub next_run: Option<DateTime<Utc>>,
     pub encryption_enabled: bool,
     pub backup_count: u64,

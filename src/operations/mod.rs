@@ -21,9 +21,11 @@ mod restore;
 mod retention;
 mod safety;
 mod schedule;
+mod scrub;
 mod seal;
 mod settings;
 mod source;
+mod sync;
 mod verify;
 mod work;
 mod works;
@@ -34,7 +36,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -70,6 +72,8 @@ pub struct Parts {
     pub hosted: Option<Hosted>,
     /// Longest time an operation may take, waiting for the lock left out.
     pub operation_timeout: Duration,
+    /// Each file is read again within this time.
+    pub scrub_period: Duration,
     /// Who is told of events.
     pub webhook: Option<Webhook>,
 }
@@ -89,6 +93,8 @@ struct Running {
     transfers: Arc<Semaphore>,
     previews: Arc<Semaphore>,
     waiters: Semaphore,
+    /// Taken by whoever compares the folder with the catalog.
+    syncing: Mutex<()>,
     watchers: Arc<Semaphore>,
     tasks: TaskTracker,
     /// Restores that are committing.
@@ -133,6 +139,7 @@ impl Holdfast {
             transfers: Arc::new(Semaphore::new(MAX_TRANSFERS)),
             previews: Arc::new(Semaphore::new(MAX_PREVIEWS)),
             waiters: Semaphore::new(MAX_WAITERS),
+            syncing: Mutex::new(()),
             watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
             tasks: TaskTracker::new(),
             commits: TaskTracker::new(),
@@ -140,6 +147,8 @@ impl Holdfast {
         };
         let holdfast = Self(Arc::new(running));
         holdfast.always("recovery", Self::recover_always);
+        holdfast.always("folder", Self::sync_at_start);
+        holdfast.always("scrub", Self::scrub_always);
         holdfast.always("tidying", Self::tidy_always);
         holdfast.0.tasks.spawn(holdfast.clone().write_refusals(waiting));
         if let Some(webhook) = holdfast.0.parts.webhook.clone() {

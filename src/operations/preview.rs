@@ -43,6 +43,7 @@ impl Holdfast {
         let begin = Restore::begin(&parts.database, &parts.catalog, Purpose::Preview, work.id(), caller, manifest, chosen);
         let mut restore = begin.await?;
         let end = source.load(work, &mut restore).await?;
+        self.note_contents(&source.backup, manifest, &end).await?;
         work.phase(Phase::Checking, "Compares the file with the database.");
         let notices = foreseen(&mut restore, source, &end).await?;
         let changes = restore.compare(&end).await?;

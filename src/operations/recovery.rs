@@ -228,9 +228,12 @@ impl Holdfast {
         for Stored { backup, .. } in parts.state.backups().await? {
             let done = match backup.state {
                 State::Deleting => {
-                    self.remove(&backup.id, State::Deleting, ("backup.deleted", &Caller::internal("recovery"))).await
+                    self.remove(&backup.id, State::Deleting, None, ("backup.deleted", &Caller::internal("recovery"))).await
                 }
-                State::Creating if self.has_ended(backup.operation).await? => self.settle(&backup).await.map(|_| ()),
+                State::Creating => match backup.operation {
+                    Some(operation) if !self.has_ended(operation).await? => Ok(()),
+                    _ => self.settle(&backup).await.map(|_| ()),
+                },
                 _ => Ok(()),
             };
             if let Err(error) = done {

@@ -3,7 +3,7 @@
 use super::call::{ResourceState, SystemStatus};
 use super::{Error, Holdfast, Result, blocking};
 use crate::model::Notice;
-use crate::model::backup::{State, Trigger};
+use crate::model::backup::{Backup, State, Trigger};
 use crate::model::catalog::Resource;
 
 impl Holdfast {
@@ -37,10 +37,10 @@ impl Holdfast {
         let folder = parts.folder.clone();
         let space = blocking(move || folder.space()).await?.ok();
         let backups = parts.state.backups().await?;
-        let latest = backups
-            .iter()
-            .map(|stored| &stored.backup)
-            .find(|backup| backup.state == State::Ready && backup.trigger != Trigger::Safety);
+        // One that was copied in is as old as it is; it is the latest only where there is no other.
+        let good = |backup: &&Backup| backup.state == State::Ready && backup.trigger != Trigger::Safety;
+        let all = || backups.iter().map(|stored| &stored.backup).filter(good);
+        let latest = all().find(|backup| backup.trigger != Trigger::Imported).or_else(|| all().next());
         Ok(SystemStatus {
             backup_obstacles,
             restore_obstacles: obstacles,

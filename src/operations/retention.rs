@@ -2,6 +2,8 @@
 //!
 //! The catalog says DELETING first, then the file goes, then the row; an interruption is finished at the next start.
 
+use std::collections::HashMap;
+
 use super::call::Caller;
 use super::{Error, Holdfast, Result};
 use crate::model::BackupId;
@@ -14,23 +16,25 @@ impl Holdfast {
     /// the next time; that never fails the backup.
     pub(super) async fn expire(&self) -> Result<(Vec<BackupId>, Vec<BackupId>)> {
         let (retention, _) = self.0.parts.state.setting::<Retention>("retention").await?;
-        let backups: Vec<Backup> = self.0.parts.state.backups().await?.into_iter().map(|stored| stored.backup).collect();
-        Ok(self.remove_all(expired(&backups, retention.value.max_count as usize)).await)
+        let keep = retention.value.max_count as usize;
+        self.remove_all(|backups| expired(backups, keep)).await
     }
 
     /// Deletes safety backups but the newest ones, after a restore that made one.
     pub(super) async fn expire_safety(&self) -> Result<()> {
-        let backups: Vec<Backup> = self.0.parts.state.backups().await?.into_iter().map(|stored| stored.backup).collect();
-        self.remove_all(expired_safety(&backups)).await;
-        Ok(())
+        self.remove_all(expired_safety).await.map(|_| ())
     }
 
-    /// Deletes what it can; the second answer is what it could not.
-    async fn remove_all(&self, superfluous: Vec<BackupId>) -> (Vec<BackupId>, Vec<BackupId>) {
+    /// Deletes what it can of what is superfluous; the second answer is what it could not. What was pinned or changed since it
+    /// was looked at stays.
+    async fn remove_all(&self, superfluous: impl Fn(&[Backup]) -> Vec<BackupId>) -> Result<(Vec<BackupId>, Vec<BackupId>)> {
         let retainer = Caller::internal("retention");
+        let stored = self.0.parts.state.backups().await?;
+        let revisions: HashMap<BackupId, i64> = stored.iter().map(|stored| (stored.backup.id.clone(), stored.revision)).collect();
+        let backups: Vec<Backup> = stored.into_iter().map(|stored| stored.backup).collect();
         let (mut gone, mut left) = (Vec::new(), Vec::new());
-        for id in superfluous {
-            match self.remove(&id, State::Ready, ("backup.expired", &retainer)).await {
+        for id in superfluous(&backups) {
+            match self.remove(&id, State::Ready, revisions.get(&id).copied(), ("backup.expired", &retainer)).await {
                 Ok(()) => gone.push(id),
                 Err(error) => {
                     tracing::warn!(backup = %id, %error, "a backup beyond the limit could not be deleted yet");
@@ -38,7 +42,7 @@ impl Holdfast {
                 }
             }
         }
-        (gone, left)
+        Ok((gone, left))
     }
 
     /// Deletes a backup and its file, for good. `revision`: refused when it is another one now.
@@ -50,13 +54,19 @@ impl Holdfast {
         if stored.backup.state == State::Creating {
             return Err(Error::BackupInUse(id.clone()));
         }
-        self.remove(id, stored.backup.state, ("backup.deleted", caller)).await?;
+        self.remove(id, stored.backup.state, revision, ("backup.deleted", caller)).await?;
         tracing::info!(backup = %id, caller = caller.principal(), "backup deleted");
         Ok(())
     }
 
-    /// Removes a backup that is in `state`; the event says what it is and who did it.
-    pub(super) async fn remove(&self, id: &BackupId, state: State, (kind, caller): (&str, &Caller)) -> Result<()> {
+    /// Removes a backup that is in `state` and of this `revision`; the event says what it is and who did it.
+    pub(super) async fn remove(
+        &self,
+        id: &BackupId,
+        state: State,
+        revision: Option<i64>,
+        (kind, caller): (&str, &Caller),
+    ) -> Result<()> {
         let parts = &self.0.parts;
         let _removal = self.0.in_use.remove(id).ok_or_else(|| Error::BackupInUse(id.clone()))?;
         let Some(stored) = parts.state.backup(id).await? else { return Ok(()) };
@@ -65,7 +75,8 @@ impl Holdfast {
             return Err(Error::BackupInUse(id.clone()));
         }
         let event = Event::new(kind, caller, backup_name(id)).with("fileName", &stored.backup.file_name);
-        if state != State::Deleting && !parts.state.begin_deletion(id, state, &event).await? {
+        let states = (state, State::Deleting);
+        if state != State::Deleting && !parts.state.move_backup(id, states, revision, "", &event).await? {
             return Err(Error::BackupInUse(id.clone()));
         }
         let (folder, name) = (parts.folder.clone(), stored.backup.file_name);

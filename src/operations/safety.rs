@@ -41,7 +41,7 @@ impl Holdfast {
     pub(super) async fn discard_safety_backup(&self, restore: OperationId) -> Result<()> {
         let Some(Stored { backup, .. }) = self.0.parts.state.backup_of(restore).await? else { return Ok(()) };
         let retainer = Caller::internal("retention");
-        let removed = timeout(VOLUME, self.remove(&backup.id, backup.state, ("backup.expired", &retainer))).await;
+        let removed = timeout(VOLUME, self.remove(&backup.id, backup.state, None, ("backup.expired", &retainer))).await;
         match removed.unwrap_or_else(|_| Err(Error::TimedOut)) {
             Err(Error::BackupInUse(id)) => {
                 tracing::warn!(backup = %id, "a safety backup that undoes nothing is in use and stays")

@@ -21,9 +21,12 @@ use crate::model::event::{Event, backup_name};
 use crate::model::notice::Notice;
 use crate::model::operation::{Kind, Operation, Outcome, Phase, Progress};
 use crate::model::verification::{Aspect, Check, LastVerification, Verification, VerifyLevel};
-use crate::model::{BackupId, Passphrase};
+use crate::model::{BackupId, EndRecord, Manifest, OperationId, Passphrase, Sha256};
 use crate::postgres::state::Request;
 use crate::postgres::{self, Purpose, Restore};
+
+/// What a look at a file found, and what the file says of itself when it was read to its end and all of it holds.
+pub(super) type Looked = (Vec<Check>, Option<(Manifest, EndRecord)>);
 
 impl Holdfast {
     /// Starts a verification. Only a rehearsal needs the maintenance lock.
@@ -64,8 +67,10 @@ impl Holdfast {
     /// Whether a passphrase opens a file. Of a damaged file nobody can say it: that is found out later. What is `held` is given
     /// back when the file was read, also where nobody waits for the answer any more.
     async fn check_passphrase<T: Send + 'static>(&self, held: T, backup: &Backup, passphrase: Option<&Passphrase>) -> Result<T> {
-        let Some(note) = backup.passphrase else { return Ok(held) };
-        let Some(passphrase) = passphrase.cloned() else { return Err(Error::PassphraseRequired(Some(note))) };
+        if !backup.encrypted() {
+            return Ok(held);
+        }
+        let Some(passphrase) = passphrase.cloned() else { return Err(Error::PassphraseRequired(backup.passphrase)) };
         let (folder, about) = (self.0.parts.folder.clone(), backup.clone());
         blocking(move || {
             let Ok(mut file) = folder.read(&about.file_name) else { return Ok(held) };
@@ -73,7 +78,7 @@ impl Holdfast {
             if opens || !same(&mut file, &about, &CancellationToken::new()).unwrap_or(false) {
                 return Ok(held);
             }
-            Err(Error::PassphraseIncorrect(Some(note)))
+            Err(Error::PassphraseIncorrect(about.passphrase))
         })
         .await?
     }
@@ -91,7 +96,8 @@ impl Holdfast {
         work.phase(Phase::Transferring, "Reads the file.");
         work.progress(|progress| *progress = Progress { estimated_bytes: backup.size_bytes, ..Progress::default() });
         let (folder, of, opened, stopped) = (self.0.parts.folder.clone(), backup.clone(), passphrase.clone(), work.stopped());
-        let mut checks = work.blocking(move || look_at_file(&folder, &of, level, opened.as_ref(), &stopped)).await??;
+        let (mut checks, contents) =
+            work.blocking(move || look_at_file(&folder, &of, level, opened.as_ref(), &stopped)).await??;
         if checks.iter().any(|check| !check.passed) {
             // It may have gone in between.
             self.check_volume().await?;
@@ -102,7 +108,10 @@ impl Holdfast {
         }
         let verification = Verification { backup: backup.id.clone(), level, checks, notices };
         work.phase(Phase::Finishing, "Notes what was found.");
-        self.note_verification(about, &verification).await?;
+        self.note_verification(Some(about.id), &verification).await?;
+        if let Some((manifest, end)) = contents {
+            self.note_contents(&backup, &manifest, &end).await?;
+        }
         Ok(Outcome::Verify(Box::new(verification)))
     }
 
@@ -157,7 +166,7 @@ impl Holdfast {
     }
 
     /// Writes down what was found, and what has become of the backup by it. Others may have verified it meanwhile.
-    async fn note_verification(&self, about: &Operation, verification: &Verification) -> Result<()> {
+    pub(super) async fn note_verification(&self, operation: Option<OperationId>, verification: &Verification) -> Result<()> {
         let id = &verification.backup;
         loop {
             let stored = self.0.parts.state.backup(id).await?.ok_or_else(|| Error::BackupNotFound(id.clone()))?;
@@ -183,10 +192,10 @@ impl Holdfast {
             };
             let event = kind.map(|kind| {
                 let event = Event::new(kind, &Caller::internal("verification"), backup_name(id));
-                Event { operation: Some(about.id), ..event }.with("fileName", &backup.file_name).with("detail", detail)
+                Event { operation, ..event }.with("fileName", &backup.file_name).with("detail", detail)
             });
             let (level, valid) = (verification.level, verification.valid());
-            let last = LastVerification { level, valid, time: now(), operation: about.id, damage: damage.clone() };
+            let last = LastVerification { level, valid, time: now(), operation, damage: damage.clone() };
             if self.0.parts.state.note_verification(id, backup.state, state, detail, &last, event.as_ref()).await? {
                 if damage.is_some() && kind.is_some() {
                     tracing::error!(backup = %id, detail, "a backup was found to be damaged or gone");
@@ -207,6 +216,11 @@ fn failed(aspect: Aspect, detail: String) -> Check {
 
 /// Whether the file is the one that was proven when it was made. It is at its beginning afterwards.
 fn same(file: &mut (impl Read + Seek), backup: &Backup, stopped: &CancellationToken) -> Result<bool> {
+    Ok(hash(file, stopped)? == (backup.size_bytes, backup.sha256))
+}
+
+/// Size and SHA-256 of a file. It is at its beginning afterwards.
+pub(super) fn hash(file: &mut (impl Read + Seek), stopped: &CancellationToken) -> Result<(u64, Sha256)> {
     file.seek(SeekFrom::Start(0)).map_err(folder::Error::from)?;
     let (mut hashing, mut piece) = (Hashing::new(file.by_ref()), vec![0; 256 << 10]);
     while hashing.read(&mut piece).map_err(folder::Error::from)? > 0 {
@@ -216,28 +230,28 @@ fn same(file: &mut (impl Read + Seek), backup: &Backup, stopped: &CancellationTo
     }
     let found = hashing.finish().map_err(folder::Error::from)?;
     file.seek(SeekFrom::Start(0)).map_err(folder::Error::from)?;
-    Ok(found == (backup.size_bytes, backup.sha256))
+    Ok(found)
 }
 
 /// What can be said without the database. Ends with the first check that fails.
 ///
 /// # Errors
 /// When the volume does not work, or the work is to stop: that says nothing of the file.
-fn look_at_file(
+pub(super) fn look_at_file(
     folder: &Folder,
     backup: &Backup,
     level: VerifyLevel,
     passphrase: Option<&Passphrase>,
     stopped: &CancellationToken,
-) -> Result<Vec<Check>> {
+) -> Result<Looked> {
     let mut file = match folder.read_anew(&backup.file_name) {
-        Err(folder::Error::Missing) => return Ok(vec![failed(Aspect::File, "The file is not on the volume.".into())]),
+        Err(folder::Error::Missing) => return Ok((vec![failed(Aspect::File, "The file is not on the volume.".into())], None)),
         file => file?,
     };
     let mut checks = vec![passed(Aspect::File, "The file is on the volume.")];
     if !same(&mut file, backup, stopped)? {
         checks.push(failed(Aspect::Sha256, "The file is not what was written: its size or SHA-256 is another.".into()));
-        return Ok(checks);
+        return Ok((checks, None));
     }
     checks.push(passed(Aspect::Sha256, "Size and SHA-256 are those of the file that was written."));
     // How an encrypted file is encrypted is read without the passphrase: whatever was sent, it says nothing of the file.
@@ -245,31 +259,30 @@ fn look_at_file(
         Ok(_) | Err(Error::PassphraseRequired(_)) => checks.push(passed(Aspect::Header, "It begins as a backup file does.")),
         Err(error @ Error::Damaged(_)) => {
             checks.push(failed(Aspect::Header, format!("{error}.")));
-            return Ok(checks);
+            return Ok((checks, None));
         }
         Err(error) => return Err(error),
     }
     if level == VerifyLevel::Checksum {
-        return Ok(checks);
+        return Ok((checks, None));
     }
     file.seek(SeekFrom::Start(0)).map_err(folder::Error::from)?;
     let stop = |_: archive::Part<'_>| if stopped.is_cancelled() { Err(Error::Interrupted) } else { Ok(()) };
-    let contents = archive::read(&mut file, passphrase, stop);
-    match contents {
+    match archive::read(&mut file, passphrase, stop) {
         Ok((manifest, end)) => {
-            if backup.passphrase.is_some() {
+            if backup.encrypted() {
                 checks.push(passed(Aspect::OpenpgpIntegrity, "It was decrypted to its end, and nobody altered it."));
             }
             checks.push(passed(Aspect::Structure, "Everything that belongs into it is there, in its order."));
             let rows: u64 = end.tables.iter().map(|table| table.tally.rows).sum();
-            let right = manifest.backup == backup.id && manifest.uid == backup.uid;
-            checks.push(match right {
-                true => passed(Aspect::ResourceDigests, &format!("{rows} rows of {} tables hold.", end.tables.len())),
-                false => failed(Aspect::ResourceDigests, "It is another backup than its entry says.".into()),
-            });
+            if manifest.backup == backup.id && backup.uid.is_none_or(|uid| uid == manifest.uid) {
+                checks.push(passed(Aspect::ResourceDigests, &format!("{rows} rows of {} tables hold.", end.tables.len())));
+                return Ok((checks, Some((manifest, end))));
+            }
+            checks.push(failed(Aspect::ResourceDigests, "It is another backup than its name and its entry say.".into()));
         }
         Err(error @ Error::Damaged(_)) => checks.push(failed(Aspect::Structure, format!("{error}."))),
         Err(error) => return Err(error),
     }
-    Ok(checks)
+    Ok((checks, None))
 }

@@ -43,6 +43,7 @@ mod secrets;
 mod short_way;
 mod start;
 mod stop;
+mod sync;
 mod undo;
 mod verify;
 mod violations;

@@ -1,10 +1,13 @@
 //! Verifying a backup: what is whole is told as whole, what is damaged is not used any more, and whether it can be restored is
 //! tried, not assumed.
 
+use std::time::Duration;
+
 use holdfast::grpc::proto::backup::backup::State;
 use holdfast::grpc::proto::backup::operation::Result as Outcome;
 use holdfast::grpc::proto::backup::{
-    Backup, DeleteBackupRequest, GetBackupRequest, OperationError, OperationType, VerifyBackupRequest, VerifyLevel, VerifyResult,
+    Backup, DeleteBackupRequest, GetBackupRequest, OperationError, OperationType, Retention, SetRetentionRequest,
+    VerifyBackupRequest, VerifyLevel, VerifyResult,
 };
 use sqlx::Connection;
 
@@ -14,7 +17,7 @@ use super::zoo::all_of;
 const EVENTS: &str = "select coalesce(string_agg(type, ' ' order by event_time), '') from holdfast.event where type in ('backup.invalid', 'backup.missing', 'backup.recovered')";
 
 impl World {
-    async fn verify(&self, backup: &Backup, level: VerifyLevel, passphrase: &str) -> Result<VerifyResult, OperationError> {
+    pub async fn verify(&self, backup: &Backup, level: VerifyLevel, passphrase: &str) -> Result<VerifyResult, OperationError> {
         let (name, passphrase) = (backup.name.clone(), passphrase.to_owned());
         let request = VerifyBackupRequest { name, level: level.into(), passphrase, ..Default::default() };
         let operation = self.backups().await.verify_backup(request).await.map_err(refused)?.into_inner();
@@ -25,7 +28,7 @@ impl World {
         }
     }
 
-    async fn entry(&self, backup: &Backup) -> Backup {
+    pub async fn entry(&self, backup: &Backup) -> Backup {
         let request = GetBackupRequest { name: backup.name.clone() };
         self.backups().await.get_backup(request).await.unwrap().into_inner()
     }
@@ -135,6 +138,38 @@ async fn s01_damage_that_only_a_deep_look_finds_is_not_forgotten_by_a_quick_one(
     assert_eq!(world.value(EVENTS).await, "backup.invalid");
     assert_eq!(world.restore(&backup, "").await.unwrap_err().reason, "BACKUP_NOT_READY");
     world.is_tidy().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f09_s01_the_scrub_finds_what_rots_names_it_and_no_good_one_is_traded_for_it() {
+    let world = World::with(&[("HOLDFAST_SCRUB_PERIOD", "10s")]).await;
+    let soon = Duration::from_secs(60);
+    let plain = world.backup().await;
+    world.set_passphrase(PASSPHRASE).await;
+    let encrypted = world.backup().await;
+    let scrubbed = "select string_agg(body->'last_verification'->>'level' || ' ' || (body->'last_verification'->>'valid'), ', ' order by sequence)
+                    from holdfast.backup where body->'last_verification' <> 'null'";
+    world.becomes(scrubbed, "contents true, contents true", soon).await;
+    assert!(world.entry(&plain).await.last_verification.unwrap().operation.is_empty());
+    // With another passphrase in use, it is not known any more whether the file opens; that it is whole is.
+    world.set_passphrase("another passphrase than that one").await;
+    world.becomes(scrubbed, "contents true, checksum true", soon).await;
+
+    let whole = std::fs::read(world.file(&encrypted)).unwrap();
+    let mut rotten = whole.clone();
+    rotten[whole.len() / 2] ^= 1;
+    std::fs::write(world.file(&encrypted), rotten).unwrap();
+    world.becomes(EVENTS, "backup.invalid", soon).await;
+    let retention = Some(Retention { max_count: 1, ..Default::default() });
+    world.backups().await.set_retention(SetRetentionRequest { retention }).await.unwrap();
+    assert!(world.entry(&plain).await.retention_position.is_some_and(|place| place.position == 1), "it is the only good one");
+    assert_eq!(world.entry(&encrypted).await.state(), State::Invalid);
+    std::fs::remove_file(world.file(&encrypted)).unwrap();
+    world.becomes(EVENTS, "backup.invalid backup.missing", soon).await;
+    std::fs::write(world.file(&encrypted), whole).unwrap();
+    world.becomes(EVENTS, "backup.invalid backup.missing backup.recovered", soon).await;
+    world.is_tidy().await;
+    assert!(!world.log().contains("could not be scrubbed"), "{}", world.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -20,7 +20,7 @@ use tonic_reflection::pb::v1::{ServerReflectionRequest, ServiceResponse};
 
 use super::world::{PASSPHRASE, TOKEN, World, refused};
 
-const NOT_SERVED: [&str; 3] = ["UpdateBackup", "UploadBackup", "SyncBackups"];
+const NOT_SERVED: [&str; 1] = ["UploadBackup"];
 const NO_BACKUP: &str = "backups/b-20260301t010000z-abcdefgh";
 const NO_OPERATION: &str = "operations/018e2f6a-7c00-7000-8000-000000000000";
 

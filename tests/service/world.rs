@@ -662,7 +662,8 @@ impl World {
 
     /// Names in the folder, those with a leading dot left out.
     pub fn files(&self) -> Vec<String> {
-        let names = std::fs::read_dir(self.folder()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let names =
+            std::fs::read_dir(self.folder()).unwrap().map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
         let mut names: Vec<String> = names.filter(|name| !name.starts_with('.')).collect();
         names.sort();
         names
@@ -670,7 +671,8 @@ impl World {
 
     /// Drafts in the folder: files that are being written, or were left behind.
     pub fn drafts(&self) -> Vec<String> {
-        let names = std::fs::read_dir(self.folder()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let names =
+            std::fs::read_dir(self.folder()).unwrap().map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
         names.filter(|name| name.starts_with(".draft-")).collect()
     }
 }

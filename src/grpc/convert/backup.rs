@@ -6,16 +6,17 @@ use tonic::Status;
 
 use super::fields::{
     MAX_REQUEST_ID, MAX_TEXT, backup_id, backup_name, etag, int32, int64, invalid, lock_wait, operation_name, page_place,
-    page_size, page_token, resource_name, resources, text, time, timestamp,
+    page_size, page_token, resource_name, resources, revision, text, time, timestamp,
 };
 use super::operation::{notice, notice_code};
 use crate::grpc::proto::backup as wire;
+use crate::grpc::status::{published, published_name};
 use crate::model::backup::{Backup, ResourceContent, State, Trigger};
-use crate::model::manifest::PassphraseNote;
 use crate::model::verification::VerifyLevel;
-use crate::model::{Passphrase, ResourceName, Sha256};
+use crate::model::{BackupId, Passphrase, ResourceName, Sha256};
 use crate::operations::call::{
-    BackupRequest, Chunk, Download, DownloadRequest, Listed, Page, PreviewRequest, ResourceState, RestoreRequest, VerifyRequest,
+    BackupChange, BackupRequest, Chunk, Download, DownloadRequest, Listed, Page, PreviewRequest, Rejected, ResourceState,
+    RestoreRequest, Synced, VerifyRequest,
 };
 
 /// Lists a page token may belong to.
@@ -108,6 +109,50 @@ pub fn verify_request(request: wire::VerifyBackupRequest) -> Result<VerifyReques
     })
 }
 
+/// The fields of a backup that callers change.
+const CHANGEABLE: [&str; 2] = ["description", "pinned"];
+
+/// What is to change of which backup, and the revision that the caller has read. Without a mask these are the fields that are
+/// set; a field that a mask names and that is not set becomes empty, or not pinned.
+pub fn update_request(request: wire::UpdateBackupRequest) -> Result<(BackupId, BackupChange, Option<i64>), Status> {
+    let backup =
+        request.backup.ok_or_else(|| invalid("backup", "`backup` is required; set its `name` and what is to change."))?;
+    let (id, seen) = (backup_id("backup.name", &backup.name)?, revision("backup.etag", &backup.etag)?);
+    let description = text("backup.description", backup.description, MAX_TEXT)?;
+    let paths = request.update_mask.map(|mask| mask.paths).unwrap_or_default();
+    if paths.is_empty() {
+        let change = BackupChange { description: (!description.is_empty()).then_some(description), pinned: backup.pinned };
+        if change == BackupChange::default() {
+            return Err(invalid("backup", "`backup` has neither `description` nor `pinned`; set what is to change."));
+        }
+        return Ok((id, change, seen));
+    }
+    if let Some(path) = paths.iter().find(|path| *path != "*" && !CHANGEABLE.contains(&path.as_str())) {
+        let message = format!("`{path}` cannot be changed; `update_mask` takes {} or *.", CHANGEABLE.join(", "));
+        return Err(invalid("update_mask", message));
+    }
+    let named = |field: &str| paths.iter().any(|path| path == "*" || path == field);
+    let change = BackupChange {
+        description: named("description").then_some(description),
+        pinned: named("pinned").then(|| backup.pinned.unwrap_or_default()),
+    };
+    Ok((id, change, seen))
+}
+
+pub fn synced(found: Synced) -> wire::SyncBackupsResponse {
+    let rejected = |file: Rejected| wire::sync_backups_response::RejectedFile {
+        file_name: file.file_name,
+        reason: published_name(published(file.reason).1).into(),
+        detail: file.detail,
+    };
+    wire::SyncBackupsResponse {
+        imported: found.imported.into_iter().map(listed).collect(),
+        missing: found.missing.iter().map(backup_name).collect(),
+        rejected: found.rejected.into_iter().map(rejected).collect(),
+        rejected_count: int32(found.rejected_count),
+    }
+}
+
 /// Page size, and the sequence after which the page begins.
 pub fn list_backups_request(request: &wire::ListBackupsRequest) -> Result<(u32, Option<i64>), Status> {
     Ok((page_size(request.page_size, 50, 1000)?, page_place(BACKUPS, &request.page_token)?))
@@ -144,29 +189,29 @@ pub fn listed(listed: Listed) -> wire::Backup {
 pub fn backup(backup: Backup) -> wire::Backup {
     wire::Backup {
         name: backup_name(&backup.id),
-        uid: backup.uid.to_string(),
+        uid: backup.uid.as_ref().map(ToString::to_string).unwrap_or_default(),
         state: state(backup.state).into(),
         create_time: Some(timestamp(backup.create_time)),
-        snapshot_time: Some(timestamp(backup.snapshot_time)),
-        complete_time: Some(timestamp(backup.complete_time)),
+        snapshot_time: backup.snapshot_time.map(timestamp),
+        complete_time: backup.complete_time.map(timestamp),
         size_bytes: int64(backup.size_bytes),
         file_name: backup.file_name.to_string(),
         sha256: backup.sha256.to_string(),
         trigger: trigger(backup.trigger).into(),
-        encryption_info: Some(encryption_info(backup.passphrase)),
+        encryption_info: Some(encryption_info(&backup)),
         resources: backup.resources.into_iter().map(content).collect(),
         description: backup.description,
         creator: backup.creator,
-        operation: operation_name(backup.operation),
+        operation: backup.operation.map(operation_name).unwrap_or_default(),
         format_version: backup.format_version,
-        source_system: backup.source_system.to_string(),
+        source_system: backup.source_system.as_ref().map(ToString::to_string).unwrap_or_default(),
         state_detail: backup.state_detail,
         pinned: Some(backup.pinned),
         last_verification: backup.last_verification.map(|last| wire::VerificationSummary {
             level: verify_level(last.level).into(),
             valid: last.valid,
             verify_time: Some(timestamp(last.time)),
-            operation: operation_name(last.operation),
+            operation: last.operation.map(operation_name).unwrap_or_default(),
         }),
         ..wire::Backup::default()
     }
@@ -195,19 +240,20 @@ pub fn trigger(trigger: Trigger) -> wire::Trigger {
         Trigger::OnDemand => wire::Trigger::OnDemand,
         Trigger::Scheduled => wire::Trigger::Scheduled,
         Trigger::Safety => wire::Trigger::Safety,
+        Trigger::Imported => wire::Trigger::Imported,
     }
 }
 
-fn encryption_info(passphrase: Option<PassphraseNote>) -> wire::EncryptionInfo {
-    match passphrase {
-        None => wire::EncryptionInfo { r#type: wire::encryption_info::Type::None.into(), ..Default::default() },
-        Some(note) => wire::EncryptionInfo {
-            r#type: wire::encryption_info::Type::Passphrase.into(),
-            passphrase_generation: int32(note.generation),
-            passphrase_set_time: Some(timestamp(note.set_time)),
-            current_passphrase: false,
-            algorithm: ALGORITHM.into(),
-        },
+fn encryption_info(backup: &Backup) -> wire::EncryptionInfo {
+    if !backup.encrypted() {
+        return wire::EncryptionInfo { r#type: wire::encryption_info::Type::None.into(), ..Default::default() };
+    }
+    wire::EncryptionInfo {
+        r#type: wire::encryption_info::Type::Passphrase.into(),
+        passphrase_generation: backup.passphrase.map_or(0, |note| int32(note.generation)),
+        passphrase_set_time: backup.passphrase.map(|note| timestamp(note.set_time)),
+        current_passphrase: false,
+        algorithm: ALGORITHM.into(),
     }
 }
 

@@ -143,7 +143,7 @@ fn backup_result(result: BackupResult) -> wire::BackupResult {
         let notice = Notice::new(Severity::Warning, "RETENTION_INCOMPLETE", message).about(name);
         notice.instructions("The next backup tries again.")
     });
-    let plain = result.backup.passphrase.is_none();
+    let plain = !result.backup.encrypted();
     let plain = plain.then(|| Notice::new(Severity::Info, "NOT_ENCRYPTED", "The file is not encrypted."));
     let notices = expired.chain(not_expired).chain(plain).chain(result.notices).map(notice).collect();
     let expired_backups = result.expired.iter().map(backup_name).collect();
@@ -276,7 +276,7 @@ pub fn system_status(status: SystemStatus) -> wire::SystemStatus {
         obstacles: obstacles.into_iter().map(Into::into).collect(),
         active_operations: status.active.into_iter().map(operation).collect(),
         latest_backup: latest_backup.as_ref().map(backup_name).unwrap_or_default(),
-        latest_snapshot_time: latest_snapshot_time.map(timestamp),
+        latest_snapshot_time: latest_snapshot_time.flatten().map(timestamp),
         next_run_time: status.next_run.map(timestamp),
         encryption_enabled: status.encryption_enabled,
         backup_count: int32(status.backup_count),

@@ -1,5 +1,7 @@
 //! The catalog of backups: an index of the folder. Its order is the sequence in which files entered it, not a clock.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use sqlx::types::Json;
 use sqlx::{PgConnection, Postgres, Transaction};
@@ -34,9 +36,48 @@ impl State {
         let mut transaction = self.pool.begin().await?;
         fence::pass(&mut transaction, self.database.fencing, fencing_token).await?;
         let insert = sqlx::query("INSERT INTO backup (id, operation, state, body) VALUES ($1, $2, $3, $4)");
-        let insert = insert.bind(backup.id.as_str()).bind(backup.operation.0).bind(word(backup.state)).bind(Json(backup));
+        let insert =
+            insert.bind(backup.id.as_str()).bind(backup.operation.map(|id| id.0)).bind(word(backup.state)).bind(Json(backup));
         insert.execute(&mut *transaction).await?;
         Ok(transaction.commit().await?)
+    }
+
+    /// Enters a whole file that was found in the folder. False: it was entered before.
+    pub async fn import(&self, backup: &Backup, event: &Event) -> Result<bool, Error> {
+        let mut transaction = self.pool.begin().await?;
+        let insert = sqlx::query("INSERT INTO backup (id, state, body) VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING");
+        let insert = insert.bind(backup.id.as_str()).bind(word(backup.state)).bind(Json(backup));
+        if insert.execute(&mut *transaction).await?.rows_affected() == 0 {
+            return Ok(false);
+        }
+        events::write(&mut transaction, [event]).await?;
+        transaction.commit().await?;
+        Ok(true)
+    }
+
+    /// Changes what callers say of a backup, and tells of it. False: it is not this revision any more.
+    pub async fn describe_backup(&self, seen: &Stored, description: &str, pinned: bool, event: &Event) -> Result<bool, Error> {
+        let update = "UPDATE backup SET revision = revision + 1,
+                             body = body || jsonb_build_object('description', $3::text, 'pinned', $4::boolean)
+                      WHERE id = $1 AND revision = $2";
+        let mut transaction = self.pool.begin().await?;
+        let update = sqlx::query(update).bind(seen.backup.id.as_str()).bind(seen.revision).bind(description).bind(pinned);
+        let changed = update.execute(&mut *transaction).await?.rows_affected() == 1;
+        if changed {
+            events::write(&mut transaction, [event]).await?;
+            transaction.commit().await?;
+        }
+        Ok(changed)
+    }
+
+    /// Notes what is known of a file now that it was opened. Does nothing where another was faster.
+    pub async fn note_contents(&self, backup: &Backup) -> Result<(), Error> {
+        let update = "UPDATE backup SET revision = revision + 1,
+                             body = body || ($2::jsonb - '{state,state_detail,pinned,last_verification}'::text[])
+                                         || CASE body->>'description' WHEN '' THEN '{}' ELSE jsonb_build_object('description', body->'description') END
+                      WHERE id = $1 AND body->'uid' = 'null'";
+        sqlx::query(update).bind(backup.id.as_str()).bind(Json(backup)).execute(&self.pool).await?;
+        Ok(())
     }
 
     /// Begins to make an entered backup READY, under the fence. Nobody is granted the lock before this has ended.
@@ -79,20 +120,36 @@ impl State {
         Ok(true)
     }
 
-    /// Begins to delete a backup that is in this state, and tells of it: from here its deletion is finished whatever happens.
-    /// False: it was not in that state.
-    pub async fn begin_deletion(&self, id: &BackupId, from: BackupState, event: &Event) -> Result<bool, Error> {
-        let update = "UPDATE backup SET state = $3, revision = revision + 1,
-                             body = body || jsonb_build_object('state', $3::text, 'state_detail', '')
-                      WHERE id = $1 AND state = $2";
+    /// The backup that was not read for the longest time, if that is longer than `due`. Whoever gets it reads it.
+    pub async fn claim_scrub(&self, due: Duration) -> Result<Option<Backup>, Error> {
+        let claim = "UPDATE backup SET scrub_time = clock_timestamp() WHERE id =
+                         (SELECT id FROM backup WHERE state IN ('ready', 'invalid', 'missing')
+                                AND coalesce(scrub_time, register_time) < clock_timestamp() - make_interval(secs => $1)
+                          ORDER BY coalesce(scrub_time, register_time) LIMIT 1 FOR UPDATE SKIP LOCKED)
+                     RETURNING body";
+        let claimed = sqlx::query_scalar::<_, Json<Backup>>(claim).bind(due.as_secs_f64()).fetch_optional(&self.pool).await?;
+        Ok(claimed.map(|Json(backup)| backup))
+    }
+
+    /// Moves a backup from one state to another, and tells of it. False: it was not in that state, or not this `revision`.
+    /// Once it is DELETING, its deletion is finished whatever happens.
+    pub async fn move_backup(
+        &self,
+        id: &BackupId,
+        (from, to): (BackupState, BackupState),
+        revision: Option<i64>,
+        detail: &str,
+        event: &Event,
+    ) -> Result<bool, Error> {
         let mut transaction = self.pool.begin().await?;
-        let update = sqlx::query(update).bind(id.as_str()).bind(word(from)).bind(word(BackupState::Deleting));
-        let begun = update.execute(&mut *transaction).await?.rows_affected() == 1;
-        if begun {
+        let seen = "SELECT FROM backup WHERE id = $1 AND revision = coalesce($2, revision) FOR UPDATE";
+        let seen = sqlx::query(seen).bind(id.as_str()).bind(revision).fetch_optional(&mut *transaction).await?;
+        let moved = seen.is_some() && set_state(&mut transaction, id, from, to, detail).await?;
+        if moved {
             events::write(&mut transaction, [event]).await?;
+            transaction.commit().await?;
         }
-        transaction.commit().await?;
-        Ok(begun)
+        Ok(moved)
     }
 
     /// Takes a backup out of the catalog. False: it was not in that state.

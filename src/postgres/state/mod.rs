@@ -45,10 +45,11 @@ pub struct System {
     pub install_time: DateTime<Utc>,
 }
 
-const MIGRATIONS: [(i64, &str, &str); 3] = [
+const MIGRATIONS: [(i64, &str, &str); 4] = [
     (1, "state", include_str!("../migrations/0001_state.sql")),
     (2, "events", include_str!("../migrations/0002_events.sql")),
     (3, "lock", include_str!("../migrations/0003_lock.sql")),
+    (4, "found", include_str!("../migrations/0004_found.sql")),
 ];
 
 /// Where the state is.

@@ -6,6 +6,7 @@ use uuid::Uuid;
 use super::super::fields::tests::refused;
 use super::*;
 use crate::model::catalog::Resource;
+use crate::model::manifest::PassphraseNote;
 use crate::model::{BackupId, FileName, OperationId};
 
 fn at(seconds: i64) -> DateTime<Utc> {
@@ -17,21 +18,21 @@ pub fn sample(passphrase: Option<PassphraseNote>) -> Backup {
     Backup {
         file_name: FileName::new(id.clone(), Sha256([7; 32]), passphrase.is_some()),
         id,
-        uid: Uuid::from_u128(5),
+        uid: Some(Uuid::from_u128(5)),
         state: State::Ready,
         trigger: Trigger::Scheduled,
         description: "before the move".into(),
         creator: "user:eve".into(),
-        operation: OperationId(Uuid::from_u128(9)),
+        operation: Some(OperationId(Uuid::from_u128(9))),
         create_time: at(0),
-        snapshot_time: at(1),
-        complete_time: at(2),
+        snapshot_time: Some(at(1)),
+        complete_time: Some(at(2)),
         size_bytes: 4096,
         sha256: Sha256([7; 32]),
         passphrase,
         resources: vec![ResourceContent { name: "adapters".parse().unwrap(), title: "Adapters".into(), items: 3, bytes: 99 }],
         format_version: "1.0".into(),
-        source_system: Uuid::from_u128(6),
+        source_system: Some(Uuid::from_u128(6)),
         state_detail: String::new(),
         last_verification: None,
         pinned: true,
@@ -71,6 +72,18 @@ fn a_listed_backup_tells_what_the_catalog_knows() {
     assert_eq!((info.passphrase_generation, info.current_passphrase), (2, true));
     assert_eq!((message.resources[0].resource.as_str(), message.resources[0].item_count), ("resources/adapters", 3));
     assert!(listed(entry(1)).retention_position.is_none());
+}
+
+#[test]
+fn a_file_that_nobody_has_opened_yet_claims_nothing() {
+    let name = FileName::new(BackupId::new(at(0), Uuid::from_u128(77)), Sha256([7; 32]), true);
+    let message = backup(Backup::found(name, 9, Sha256([7; 32]), "system:folder"));
+    assert_eq!(message.create_time.unwrap().seconds, at(0).timestamp(), "its name tells");
+    assert_eq!((message.snapshot_time, message.complete_time, message.resources.len()), (None, None, 0));
+    assert_eq!([message.uid, message.operation, message.source_system, message.format_version], [""; 4]);
+    let info = message.encryption_info.unwrap();
+    assert_eq!(info.r#type(), wire::encryption_info::Type::Passphrase);
+    assert_eq!((info.passphrase_generation, info.passphrase_set_time), (0, None));
 }
 
 #[test]
