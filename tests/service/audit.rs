@@ -240,10 +240,9 @@ async fn r21_a_watch_misses_no_event_though_transactions_commit_in_any_order() {
     let ahead = WatchAuditEventsRequest { start_after: "auditEvents/1000000".into(), ..Default::default() };
     assert_eq!(refused(world.events().await.watch_audit_events(ahead).await.unwrap_err()).reason, "INVALID_FIELD");
 
-    let ending = tokio::spawn(async move {
-        assert_eq!(next(&mut from_now).await.r#type, "retention.changed");
-        timeout(PATIENCE, from_now.message()).await.expect("the watch ends").unwrap_err().code()
-    });
+    assert_eq!(next(&mut from_now).await.r#type, "retention.changed");
+    let ending =
+        tokio::spawn(async move { timeout(PATIENCE, from_now.message()).await.expect("the watch ends").unwrap_err().code() });
     drop((second, chosen));
     world.terminate().await;
     assert_eq!(ending.await.unwrap(), Code::Unavailable);
