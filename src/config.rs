@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 use crate::grpc::{Authenticator, Permission, Permissions, RemoteLock};
 use crate::model::Catalog;
 use crate::model::event::Filter;
+use crate::model::schedule::Driver;
 use crate::operations::SealKey;
 use crate::postgres::{Database, Fencing, Login};
 use crate::webhook::Webhook;
@@ -67,6 +68,15 @@ pub struct Serve {
     /// Time within which each file is read again from the disk, and checked; at least 10s
     #[arg(long, env = "HOLDFAST_SCRUB_PERIOD", default_value = "24h", hide_env_values = true)]
     scrub_period: humantime::Duration,
+    /// Who starts scheduled backups
+    #[arg(long, env = "HOLDFAST_SCHEDULE__DRIVER", default_value = "internal", hide_env_values = true)]
+    schedule_driver: ScheduleDriver,
+    /// Most backups that callers may make on demand within an hour, since each can cost an older one its place; 0: any number
+    #[arg(long, env = "HOLDFAST_LIMITS__BACKUPS_PER_HOUR", default_value_t = 6, hide_env_values = true)]
+    backups_per_hour: u32,
+    /// Address that answers `GET /metrics` for Prometheus, for example 0.0.0.0:9464; without it, there are no metrics
+    #[arg(long, env = "HOLDFAST_METRICS_LISTEN", hide_env_values = true)]
+    pub metrics_listen: Option<SocketAddr>,
     /// What to log, for example `info` or `holdfast=debug`
     #[arg(long, env = "HOLDFAST_LOG", default_value = "info", hide_env_values = true)]
     pub log: String,
@@ -80,6 +90,14 @@ pub enum LogFormat {
     Json,
     /// For people
     Text,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ScheduleDriver {
+    /// The timer of this service, at the times of the schedule
+    Internal,
+    /// A caller of Backup with TRIGGER_SCHEDULED, for example a CronJob, at its own times
+    External,
 }
 
 /// Who hosts the maintenance lock that excludes software updates.
@@ -145,6 +163,17 @@ struct DatabaseArguments {
 impl Serve {
     pub fn scrub_period(&self) -> Duration {
         (*self.scrub_period).max(Duration::from_secs(10))
+    }
+
+    pub fn driver(&self) -> Driver {
+        match self.schedule_driver {
+            ScheduleDriver::Internal => Driver::Internal,
+            ScheduleDriver::External => Driver::External,
+        }
+    }
+
+    pub fn backups_per_hour(&self) -> Option<u32> {
+        (self.backups_per_hour > 0).then_some(self.backups_per_hour)
     }
 
     /// Refuses names that mean nothing, which may be misspelt, and addresses that would expose secrets.

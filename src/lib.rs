@@ -20,12 +20,13 @@
 //! | [`webhook`] | a receiver of events: CloudEvents, signed | HTTP |
 //! | [`operations`] | what happens, in which order. Every way in ends here, and only here the five above are joined | |
 //! | [`timer`] | the clock as a caller | tokio-cron-scheduler |
+//! | [`metrics`] | the figures of `operations` for Prometheus | OpenTelemetry |
 //! | [`grpc`] | the wire: services of short methods, conversions, access, one failure -> status | tonic |
 //! | [`cli`] | the same program as a client | the terminal |
 //! | [`config`], [`telemetry`] | arguments and environment; log lines | |
 //! | [`fault`] | panics on demand, for tests; not in release builds | |
 //!
-//! Use goes one way: `main` -> `grpc`, `timer`, `cli` -> `operations` -> `postgres`, `archive`, `folder`, `lock`, `webhook` -> `model`.
+//! Use goes one way: `main` -> `grpc`, `timer`, `metrics`, `cli` -> `operations` -> `postgres`, `archive`, `folder`, `lock`, `webhook` -> `model`.
 //! `tests/architecture.rs` holds it. `cli` is a client: it speaks gRPC, and reads files with `archive`. The lock of another
 //! service is called from `grpc` too, behind the trait of `lock`.
 //!
@@ -108,6 +109,7 @@ pub mod fault;
 pub mod folder;
 pub mod grpc;
 pub mod lock;
+pub mod metrics;
 pub mod model;
 pub mod operations;
 pub mod postgres;

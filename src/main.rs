@@ -12,6 +12,7 @@ use holdfast::config::Serve;
 use holdfast::folder::Folder;
 use holdfast::grpc::{self, RemoteLock};
 use holdfast::lock::Keeper;
+use holdfast::metrics::{self, Metrics};
 use holdfast::operations::{self, Holdfast, Hosted, Parts, SealKey};
 use holdfast::postgres::State;
 use holdfast::{telemetry, timer};
@@ -83,6 +84,7 @@ async fn serve(arguments: Serve, apart: &Handle) -> Result<()> {
     let folder = Folder::open(&arguments.folder)
         .with_context(|| format!("the backup folder {} cannot be used", arguments.folder.display()))?;
     let (operation_timeout, scrub_period) = (*arguments.operation_timeout, arguments.scrub_period());
+    let (driver, backups_per_hour) = (arguments.driver(), arguments.backups_per_hour());
     let webhook = arguments.webhook()?;
     let (lock_ttl, remote) = (arguments.lock_ttl()?, {
         let _apart = apart.enter();
@@ -93,13 +95,34 @@ async fn serve(arguments: Serve, apart: &Handle) -> Result<()> {
         let (seal_key, webhook) = (seal_key.clone(), webhook.clone());
         let state = State::open(&database).await?;
         let (locks, hosted) = lock(remote.clone(), lock_ttl, &state, &folder, &seal_key, apart);
-        let parts = Parts { database, state, folder, catalog, seal_key, locks, hosted, operation_timeout, scrub_period, webhook };
+        let parts = Parts {
+            database,
+            state,
+            folder,
+            catalog,
+            seal_key,
+            locks,
+            hosted,
+            operation_timeout,
+            scrub_period,
+            driver,
+            backups_per_hour,
+            webhook,
+        };
         Holdfast::start(parts).await
     };
 
     let listener = TcpListener::bind(arguments.listen).await.with_context(|| format!("cannot listen on {}", arguments.listen))?;
     let address = listener.local_addr()?;
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
+    let metrics = match arguments.metrics_listen {
+        None => None,
+        Some(at) => {
+            let listener = TcpListener::bind(at).await.with_context(|| format!("cannot listen on {at} for metrics"))?;
+            tracing::info!(address = %listener.local_addr()?, "metrics");
+            Some((listener, Metrics::new()?))
+        }
+    };
     let started = CancellationToken::new();
     let waiting = tokio::spawn(grpc::serve_not_ready(again(&listener)?, authenticator.clone(), started.clone()));
     let holdfast = tokio::select! {
@@ -111,6 +134,9 @@ async fn serve(arguments: Serve, apart: &Handle) -> Result<()> {
     waiting.await??;
     tracing::info!(%address, "started");
 
+    if let Some((listener, metrics)) = metrics {
+        tokio::spawn(metrics::serve(listener, holdfast.clone(), metrics));
+    }
     let mut timer = timer::start(holdfast.clone()).await.context("the timer cannot start")?;
     let settings = grpc::Settings { authenticator, allow_plaintext_secrets: arguments.allow_plaintext_secrets };
     let stopping = holdfast.stopping();

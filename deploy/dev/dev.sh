@@ -91,7 +91,7 @@ start_service() { # port
         HOLDFAST_DATABASE__RESTORE_PASSWORD_FILE="$dir/secrets/holdfast_restore-password" \
         HOLDFAST_TOKEN_FILE="$dir/secrets/token" HOLDFAST_UPDATE_TOKEN_FILE="$dir/secrets/update-token" \
         HOLDFAST_SEAL_KEY_FILE="$dir/secrets/seal-key" \
-        HOLDFAST_ALLOW_PLAINTEXT_SECRETS=true \
+        HOLDFAST_LIMITS__BACKUPS_PER_HOUR=0 HOLDFAST_ALLOW_PLAINTEXT_SECRETS=true \
         setsid "$holdfast" serve </dev/null >>"$dir/holdfast.log" 2>&1 &
     echo $! >"$dir/holdfast.pid"
     write_env "$1"

@@ -1,6 +1,6 @@
 //! Making, listing, showing and deleting backups.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::anyhow;
 use prost_types::FieldMask;
@@ -71,6 +71,10 @@ pub struct Make {
     /// Make the backup as one of the schedule; while the schedule is disabled nothing is done
     #[arg(long)]
     scheduled: bool,
+    /// The time for which it was planned, for example 2026-03-01T01:00:00Z; without it, the present minute. Each such time
+    /// makes one backup
+    #[arg(long, value_name = "TIME", requires = "scheduled", value_parser = humantime::parse_rfc3339_weak)]
+    scheduled_time: Option<SystemTime>,
     #[command(flatten)]
     start: Start,
 }
@@ -121,7 +125,7 @@ pub async fn make(session: Session, make: Make) -> Result<(), Problem> {
     let request = BackupRequest {
         description: make.description,
         trigger: trigger.into(),
-        scheduled_time: None,
+        scheduled_time: make.scheduled_time.map(Into::into),
         lock_wait: make.start.lock_wait()?,
         request_id: make.start.request_id(),
         validate_only: make.start.validate_only,

@@ -186,6 +186,7 @@ mod tests {
         for line in [
             "holdfast serve --folder d --database-name n --server-token-file t --seal-key-file k",
             "holdfast backup --wait --json",
+            "holdfast backup --scheduled --scheduled-time 2026-03-01T01:00:00Z",
             "holdfast backup --no-wait --scheduled --lock-wait 10m --description daily --request-id r --validate-only",
             "holdfast list --json",
             "holdfast --json list",

@@ -46,6 +46,7 @@ pub fn published(reason: Reason) -> (Code, ErrorReason) {
         Reason::BackupAlreadyExists => (Code::AlreadyExists, ErrorReason::BackupAlreadyExists),
         Reason::BackupNotReady => (Code::FailedPrecondition, ErrorReason::BackupNotReady),
         Reason::ScheduleDisabled => (Code::FailedPrecondition, ErrorReason::ScheduleDisabled),
+        Reason::ScheduleDrivenInternally => (Code::FailedPrecondition, ErrorReason::ScheduleDrivenInternally),
         Reason::WarningsNotAcknowledged => (Code::FailedPrecondition, ErrorReason::WarningsNotAcknowledged),
         Reason::PreviewStale => (Code::Aborted, ErrorReason::PreviewStale),
         Reason::EtagMismatch => (Code::Aborted, ErrorReason::EtagMismatch),

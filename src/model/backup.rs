@@ -158,6 +158,13 @@ pub fn expired(newest_first: &[Backup], keep: usize) -> Vec<BackupId> {
     oldest_first(newest_first.iter().filter(|backup| backup.counts()).skip(keep.max(1)))
 }
 
+/// Bytes that the next file is expected to take: a quarter more than the largest of the newest three that were made here.
+/// Nothing before the first: there is no telling.
+pub fn expected_size(newest_first: &[Backup]) -> u64 {
+    let made_here = newest_first.iter().filter(|backup| backup.operation.is_some() && backup.state == State::Ready);
+    made_here.take(3).map(|backup| backup.size_bytes + backup.size_bytes / 4).max().unwrap_or_default()
+}
+
 fn oldest_first<'a>(newest_first: impl Iterator<Item = &'a Backup>) -> Vec<BackupId> {
     let mut ids: Vec<BackupId> = newest_first.map(|backup| backup.id.clone()).collect();
     ids.reverse();
@@ -210,6 +217,19 @@ mod tests {
         assert_eq!(expired_safety(&all), [all[5].id.clone(), all[4].id.clone()]);
         assert_eq!(expired(&all, 1), [all[6].id.clone()]);
         assert!(expired(&all, 2).is_empty());
+    }
+
+    #[test]
+    fn f04_the_next_file_is_expected_to_be_like_the_last_ones() {
+        assert_eq!(expected_size(&[]), 0);
+        let mut all = backups(&[State::Ready; 5]);
+        for (backup, size) in all.iter_mut().zip([8 << 20, 16 << 20, 4 << 20, 1 << 30, 1 << 30]) {
+            (backup.operation, backup.size_bytes) = (Some(OperationId(Uuid::nil())), size);
+        }
+        assert_eq!(expected_size(&all), 20 << 20);
+        // One that was copied in tells nothing of this system, and neither does a damaged one.
+        (all[1].operation, all[2].state) = (None, State::Invalid);
+        assert_eq!(expected_size(&all), (1 << 30) + (1 << 28));
     }
 
     #[test]

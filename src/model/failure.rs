@@ -37,6 +37,7 @@ pub enum Reason {
     BackupAlreadyExists,
     BackupNotReady,
     ScheduleDisabled,
+    ScheduleDrivenInternally,
     WarningsNotAcknowledged,
     EtagMismatch,
     PreviewStale,

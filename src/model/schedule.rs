@@ -37,10 +37,35 @@ pub enum RunState {
     Running,
     Succeeded,
     Failed,
-    /// The lock was taken until the start deadline.
+    /// The lock was taken until the start deadline, or the run before took until a later one was due.
     Skipped,
-    /// The service was down until the start deadline.
+    /// The service was down until the start deadline, or until a later run was due.
     Missed,
+}
+
+/// What a look at the clock calls for. Every run that was planned has one result: at most one is made up for.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Look {
+    /// The run before was under way when they were planned. Oldest first, like `missed`.
+    pub skipped: Vec<DateTime<Utc>>,
+    /// Nobody was there.
+    pub missed: Vec<DateTime<Utc>>,
+    /// It is to start, now.
+    pub start: Option<DateTime<Utc>>,
+}
+
+impl Look {
+    /// Most runs that one look tells of; the next one, from the last of them on, tells of the rest.
+    pub const MOST: usize = 1000;
+}
+
+/// Who starts the runs; set at the installation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Driver {
+    /// The timer of this service.
+    Internal,
+    /// A caller, for example a Kubernetes CronJob: the times are its own.
+    External,
 }
 
 /// A rule that cannot be a schedule.
@@ -93,18 +118,30 @@ impl Schedule {
         self.after(&self.cron().ok()?, time)
     }
 
-    /// The last run at or before `time` that may still start then, or, when none may, the last one missed since `since`.
-    pub fn last_before(&self, since: DateTime<Utc>, time: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let cron = self.cron().ok()?;
-        // A daily rule has few runs in any span that matters; a rule with many is stepped through from close by.
-        let from = since.max(time - chrono::Duration::days(400));
-        let mut last = None;
-        let mut next = self.after(&cron, from)?;
-        while next <= time {
-            last = Some(next);
-            next = self.after(&cron, next)?;
-        }
-        last
+    /// What is to be done at `time`, when every run planned up to `since` has its result. `busy_until`: the end of the run
+    /// before.
+    pub fn look(&self, since: DateTime<Utc>, busy_until: Option<DateTime<Utc>>, time: DateTime<Utc>) -> Look {
+        let mut planned = self.planned(since).take_while(|planned| *planned <= time);
+        let mut runs: Vec<_> = planned.by_ref().take(Look::MOST).collect();
+        let start = match (planned.next(), runs.last()) {
+            // Where there are more, the newest of these is not the newest.
+            (None, Some(&newest)) if !self.left(newest, time).is_zero() => runs.pop(),
+            _ => None,
+        };
+        let by_then = |planned: &DateTime<Utc>| busy_until.is_some_and(|end| *planned <= end);
+        let (skipped, missed) = runs.into_iter().partition(by_then);
+        Look { skipped, missed, start }
+    }
+
+    /// For how long a run may still start at `time`; nothing: no longer.
+    pub fn left(&self, planned: DateTime<Utc>, time: DateTime<Utc>) -> Duration {
+        self.start_deadline.saturating_sub((time - planned).to_std().unwrap_or_default())
+    }
+
+    /// All runs after `time`.
+    fn planned(&self, time: DateTime<Utc>) -> impl Iterator<Item = DateTime<Utc>> {
+        let cron = self.cron().ok();
+        std::iter::successors(Some(time), move |time| self.after(cron.as_ref()?, *time)).skip(1)
     }
 
     /// The pattern is matched on the wall clock alone (croner 3 runs a rule twice on some days with a clock change when it
@@ -168,63 +205,6 @@ pub fn time_zone(name: &str) -> Result<Tz, Invalid> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(text: &str) -> DateTime<Utc> {
-        text.parse().unwrap()
-    }
-
-    fn schedule(recurrence: Recurrence, zone: &str) -> Result<Schedule, Invalid> {
-        Schedule::new(true, recurrence, time_zone(zone)?, Duration::from_secs(3600), at("2026-01-01T00:00:00Z"))
-    }
-
-    #[test]
-    fn by_default_it_runs_every_day_at_one_utc() {
-        let schedule = Schedule::default();
-        assert_eq!(schedule.next_after(at("2026-03-01T00:59:59Z")), Some(at("2026-03-01T01:00:00Z")));
-        assert_eq!(schedule.next_after(at("2026-03-01T01:00:00Z")), Some(at("2026-03-02T01:00:00Z")));
-        assert_eq!(schedule.next_after(at("2026-03-01T00:59:59.7Z")), Some(at("2026-03-01T01:00:00Z")));
-        assert_eq!(schedule.next_after(at("2026-03-01T01:00:00.3Z")), Some(at("2026-03-02T01:00:00Z")));
-    }
-
-    #[test]
-    fn s10_cron_has_five_fields_and_a_next_run() {
-        let cron = |text: &str| schedule(Recurrence::Cron(text.into()), "UTC").map(|_| ());
-        assert_eq!(cron("30 2 * * 1-5"), Ok(()));
-        assert_eq!(cron("0 0 29 2 *"), Ok(()));
-        assert_eq!(cron("0 0 31 2 *"), Err(Invalid::Never));
-        assert_eq!(cron("* * * * *"), Err(Invalid::TooOften));
-        for text in ["", "0 30 2 * * 1-5", "61 2 * * *", "a b c d e", "@daily", "0 2 * *"] {
-            assert_eq!(cron(text), Err(Invalid::Cron), "{text}");
-        }
-        assert_eq!(schedule(Recurrence::Daily { hours: 24, minutes: 0 }, "UTC"), Err(Invalid::Time));
-        assert_eq!(schedule(Recurrence::Daily { hours: 1, minutes: 0 }, "Mars/Olympus"), Err(Invalid::TimeZone));
-    }
-
-    #[test]
-    fn s11_a_day_with_a_clock_change_has_exactly_one_run() {
-        for zone in ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Africa/Cairo", "Asia/Kathmandu", "Pacific/Apia"]
-        {
-            for (hours, minutes) in [(0, 30), (1, 30), (2, 15), (2, 30), (3, 0)] {
-                let schedule = schedule(Recurrence::Daily { hours, minutes }, zone).unwrap();
-                let (mut time, mut days) = (at("2026-01-01T00:00:00Z"), 0);
-                while time < at("2036-01-01T00:00:00Z") {
-                    let next = schedule.next_after(time).unwrap();
-                    let apart = next - time;
-                    assert!(days == 0 || (22..=26).contains(&apart.num_hours()), "{zone} {hours}:{minutes} at {time}: {apart}");
-                    (time, days) = (next, days + 1);
-                }
-                assert!((3651..=3653).contains(&days), "{zone} {hours}:{minutes}: {days} runs in ten years");
-            }
-        }
-    }
-
-    #[test]
-    fn the_last_run_before_a_time_is_the_one_to_catch_up() {
-        let schedule = Schedule::default();
-        let since = at("2026-03-01T00:00:00Z");
-        assert_eq!(schedule.last_before(since, at("2026-03-04T09:00:00Z")), Some(at("2026-03-04T01:00:00Z")));
-        assert_eq!(schedule.last_before(since, at("2026-03-01T00:30:00Z")), None);
-    }
-}
+mod simulation;
+#[cfg(test)]
+mod tests;

@@ -18,6 +18,7 @@ use crate::folder::Draft;
 use crate::model::backup::{Backup, State, Trigger};
 use crate::model::manifest::{FormatVersion, SequenceState};
 use crate::model::operation::{BackupResult, Kind, Operation, Outcome, Phase, Progress};
+use crate::model::schedule::Driver;
 use crate::model::{BackupId, EndRecord, FileName, Manifest, Notice, OperationId, Passphrase, Piece, Sha256};
 use crate::postgres::state::Request;
 use crate::postgres::{self, Snapshot};
@@ -51,10 +52,19 @@ impl Holdfast {
         if let Some(operation) = self.known(caller.principal(), &key).await? {
             return Ok(Some(operation));
         }
-        if request.trigger == Trigger::Scheduled && !self.schedule().await?.setting.value.enabled {
+        let scheduled = request.trigger == Trigger::Scheduled;
+        if scheduled && self.0.parts.driver == Driver::Internal {
+            return Err(Error::ScheduleDrivenInternally);
+        }
+        if scheduled && !self.schedule().await?.setting.value.enabled {
             return Err(Error::ScheduleDisabled);
         }
+        if let (false, Err(error)) = (scheduled, self.check_rate().await) {
+            self.refused(caller, error.failure().reason);
+            return Err(error);
+        }
         self.check_volume().await?;
+        self.check_space().await?;
         // A stored passphrase that does not open is better known now than at night.
         self.passphrase().await?;
         if request.validate_only {
@@ -62,7 +72,10 @@ impl Holdfast {
             self.lock_is_free().await?;
             return Ok(None);
         }
-        self.begin_backup(new_operation_id(), caller, request, key).await.map(Some)
+        match scheduled {
+            true => self.drive(caller, request, key).await.map(Some),
+            false => self.begin_backup(new_operation_id(), caller, request, key).await.map(Some),
+        }
     }
 
     pub(super) async fn begin_backup(
@@ -81,6 +94,9 @@ impl Holdfast {
 
     async fn run_backup(&self, work: &Arc<Work>, about: &Operation, request: BackupRequest) -> Result<Outcome> {
         work.phase(Phase::Preparing, "Locks the tables and takes the snapshot.");
+        if request.trigger == Trigger::OnDemand {
+            self.check_rate().await?;
+        }
         let Made { backup, draft, notices } = self.make(work, about, request.trigger, &request.description).await?;
         self.commit(work, "Publishes the file.").await?;
         let backup = self.publish(work, backup, draft).await?;
@@ -97,6 +113,7 @@ impl Holdfast {
     /// Makes a file of the present data and proves it from the disk. It does not have its name yet.
     pub(super) async fn make(&self, work: &Arc<Work>, about: &Operation, trigger: Trigger, description: &str) -> Result<Made> {
         self.check_volume().await?;
+        self.check_space().await?;
         let (encryption, passphrase) = self.passphrase().await?;
         let mut attempt = 1;
         let (manifest, notices, written) = loop {

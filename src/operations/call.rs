@@ -7,11 +7,12 @@ use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use tokio::sync::mpsc;
 
+use crate::folder::Space;
 use crate::model::backup::{Backup, Trigger};
 use crate::model::catalog::Resource;
 pub use crate::model::event::Caller;
-use crate::model::schedule::{Recurrence, RunState};
-use crate::model::settings::{Retention, Setting};
+use crate::model::schedule::{Driver, Recurrence, RunState};
+use crate::model::settings::{Encryption, Retention, Setting};
 use crate::model::verification::VerifyLevel;
 use crate::model::{
     BackupId, Failure, FileName, Notice, Operation, OperationId, Passphrase, Reason, ResourceName, Schedule, Sha256,
@@ -156,10 +157,26 @@ pub struct ScheduleChange {
 #[derive(Debug, Clone)]
 pub struct ScheduleState {
     pub setting: Setting<Schedule>,
+    pub driver: Driver,
     pub next_run: Option<DateTime<Utc>>,
     pub last_run: Option<Run>,
     /// End of the newest scheduled run that succeeded.
     pub last_success: Option<DateTime<Utc>>,
+}
+
+/// What is measured of the service, all of one moment. It follows from the database and the volume, so every replica says the
+/// same, and a restart forgets nothing.
+#[derive(Debug, Clone, Default)]
+pub struct Figures {
+    pub backups: Vec<Backup>,
+    pub max_count: u32,
+    pub schedule_enabled: bool,
+    pub next_run: Option<DateTime<Utc>>,
+    /// How many runs ended how, ever.
+    pub runs: Vec<(RunState, u64)>,
+    pub encryption: Encryption,
+    /// Unknown where the volume does not answer.
+    pub space: Option<Space>,
 }
 
 /// One slot of the schedule.

@@ -54,6 +54,14 @@ pub enum Error {
     NoSafetyBackup(Box<Error>),
     #[error("the schedule is disabled")]
     ScheduleDisabled,
+    #[error("the timer of this service starts the scheduled backups")]
+    ScheduleDrivenInternally,
+    #[error("the run planned for {} is being started by another caller", .0.to_rfc3339_opts(SecondsFormat::Secs, true))]
+    SlotClaimed(DateTime<Utc>),
+    #[error("{limit} backups were made on demand within an hour, which is the limit")]
+    TooManyBackups { limit: u32, wait: Duration },
+    #[error("the backup volume has {available} bytes left, and the file is expected to take {needed}")]
+    NoSpace { needed: u64, available: u64 },
     #[error(transparent)]
     Lock(#[from] lock::Error),
     #[error("the operation was cancelled")]
@@ -96,6 +104,7 @@ impl From<archive::Error> for Error {
 
 const SOON: Duration = Duration::from_secs(2);
 const LATER: Duration = Duration::from_secs(10);
+const FREE_SPACE: &str = "Free space on the backup volume; no backup was deleted to make room.";
 
 impl Error {
     /// Whether to ask for the lock again may help.
@@ -152,6 +161,17 @@ impl Error {
                 failure
             }
             Self::ScheduleDisabled => failure(Reason::ScheduleDisabled).subject("settings/schedule"),
+            Self::ScheduleDrivenInternally => failure(Reason::ScheduleDrivenInternally)
+                .subject("settings/schedule")
+                .instructions("Where a CronJob is to start them, set HOLDFAST_SCHEDULE__DRIVER=external."),
+            Self::SlotClaimed(_) => failure(Reason::OperationInProgress).retry_after(SOON),
+            Self::TooManyBackups { wait, .. } => failure(Reason::RateLimited)
+                .retry_after(*wait)
+                .instructions("Each takes the place of an older one. HOLDFAST_LIMITS__BACKUPS_PER_HOUR is the limit."),
+            Self::NoSpace { needed, available } => failure(Reason::StorageFull)
+                .with("neededBytes", needed)
+                .with("availableBytes", available)
+                .instructions(FREE_SPACE),
             Self::Lock(error) => lock(error, failure),
             Self::Cancelled => failure(Reason::CancelledByCaller),
             Self::NotCancellable(id) => failure(Reason::OperationNotCancellable).subject(operation(*id)),
@@ -203,9 +223,7 @@ fn folder(error: &folder::Error, failure: impl Fn(Reason) -> Failure) -> Failure
         tracing::error!(error = error as &dyn std::error::Error, "the backup volume failed");
     }
     match error {
-        Folder::Full(_) => {
-            failure(Reason::StorageFull).instructions("Free space on the backup volume; no backup was deleted to make room.")
-        }
+        Folder::Full(_) => failure(Reason::StorageFull).instructions(FREE_SPACE),
         Folder::Unavailable(_) | Folder::WorldWritable => failure(Reason::StorageUnavailable).retry_after(LATER),
         Folder::NotMounted | Folder::OtherVolume => failure(Reason::StorageUnavailable)
             .retry_after(LATER)

@@ -3,12 +3,14 @@
 //! Only this module joins `postgres`, `archive`, `folder`, `lock` and `webhook`, which do not know each other. The life of an
 //! operation is in [`work`]; what a backup and a restore do is in [`backup`] and [`restore`], from top to bottom.
 
+mod admission;
 mod backup;
 mod backups;
 pub mod call;
 mod download;
 mod error;
 mod events;
+mod figures;
 mod hold;
 mod in_use;
 mod locks;
@@ -44,6 +46,7 @@ use uuid::Uuid;
 
 use crate::folder::{self, Folder};
 use crate::lock::Keeper;
+use crate::model::schedule::Driver;
 use crate::model::{Catalog, OperationId};
 use crate::postgres::Database;
 use crate::postgres::state::{State, System};
@@ -74,6 +77,10 @@ pub struct Parts {
     pub operation_timeout: Duration,
     /// Each file is read again within this time.
     pub scrub_period: Duration,
+    /// Who starts scheduled backups.
+    pub driver: Driver,
+    /// Most backups that callers may make within an hour; `None`: any number.
+    pub backups_per_hour: Option<u32>,
     /// Who is told of events.
     pub webhook: Option<Webhook>,
 }

@@ -33,6 +33,7 @@ impl Holdfast {
         obstacles.extend(self.lock_is_free().await.err());
         let obstacles: Vec<_> = obstacles.iter().map(Error::failure).collect();
         let mut backup_obstacles = obstacles.clone();
+        backup_obstacles.extend(self.check_space().await.err().map(|error| error.failure()));
         backup_obstacles.extend(self.passphrase().await.err().map(|error| error.failure()));
         let folder = parts.folder.clone();
         let space = blocking(move || folder.space()).await?.ok();

@@ -32,6 +32,10 @@ impl Holdfast {
         }
         let source = self.open(backup, request.passphrase.as_ref(), resources).await?;
         check(&source.notices, acknowledged)?;
+        if request.safety_backup {
+            // Not only when everybody waits for it.
+            self.check_space().await.map_err(|error| Error::NoSafetyBackup(Box::new(error)))?;
+        }
         if request.validate_only {
             self.lock_is_free().await?;
             return Ok(None);

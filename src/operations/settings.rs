@@ -5,7 +5,7 @@ use super::{Error, Holdfast, Result, blocking, now};
 use crate::archive::{self, Writer};
 use crate::model::backup::Trigger;
 use crate::model::manifest::{FormatVersion, PassphraseNote};
-use crate::model::schedule::Recurrence;
+use crate::model::schedule::{Driver, Recurrence};
 use crate::model::settings::{Encryption, Retention, Setting};
 use crate::model::{BackupId, Event, Manifest, Passphrase, Schedule};
 
@@ -60,8 +60,11 @@ impl Holdfast {
             state: slot.state,
             operation: slot.operation,
         };
+        let timed = setting.value.enabled && self.0.parts.driver == Driver::Internal;
+        let next_run = timed.then_some(setting.value.next_after(state.now().await?));
         Ok(ScheduleState {
-            next_run: setting.value.enabled.then(|| setting.value.next_after(now())).flatten(),
+            driver: self.0.parts.driver,
+            next_run: next_run.flatten(),
             last_run: state.last_slot().await?.map(run),
             last_success: state.last_slot_success().await?,
             setting,

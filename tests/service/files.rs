@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use holdfast::grpc::proto::backup::backup::State;
 use holdfast::grpc::proto::backup::{
-    Backup, BackupRequest, DeleteBackupRequest, DownloadBackupRequest, GetBackupRequest, Retention, SetRetentionRequest,
+    Backup, BackupRequest, DeleteBackupRequest, DownloadBackupRequest, GetBackupRequest, GetSystemStatusRequest, RestoreRequest,
+    Retention, SetRetentionRequest,
 };
 use tonic::{Code, Status};
 
 use super::world::{World, eventually, refused, sha256};
+use super::zoo::all_of;
 
 /// A file system of its own; it goes with this value.
 struct Volume<'a>(&'a Path);
@@ -322,7 +324,7 @@ async fn f01_a_file_is_durable_before_it_has_its_name_and_its_name_before_it_is_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn s03_s05_f23_retention_keeps_the_newest_by_sequence_and_only_a_good_backup_deletes() {
+async fn s03_s05_s18_f23_retention_keeps_the_newest_by_sequence_and_only_a_good_backup_deletes() {
     let world = World::new().await;
     assert_eq!(
         world
@@ -378,5 +380,40 @@ async fn s03_s05_f23_retention_keeps_the_newest_by_sequence_and_only_a_good_back
     let listed = world.listed().await;
     assert_eq!(names(&listed), [last.name.as_str()]);
     assert_eq!(listed[0].state(), State::Ready);
+    world.is_tidy().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f04_a_backup_that_does_not_fit_is_refused_before_it_starts() {
+    let mut world = World::without_service().await;
+    let folder = world.folder();
+    let Some(_volume) = Volume::mount(&folder, "4m") else { return };
+    world.start().await.unwrap();
+    let good = world.backup().await;
+    let before = world.value("select count(*) from holdfast.operation").await;
+    let space = rustix::fs::statvfs(&folder).unwrap();
+    // As large as the last one, but not a quarter larger.
+    let left = u64::try_from(good.size_bytes).unwrap();
+    let ballast = space.f_bavail * space.f_frsize - left / 4096 * 4096;
+    std::fs::write(folder.join("ballast"), vec![1; usize::try_from(ballast).unwrap()]).unwrap();
+    for validate_only in [false, true] {
+        let status = world.backups().await.backup(BackupRequest { validate_only, ..Default::default() }).await.unwrap_err();
+        let error = refused(status);
+        assert_eq!((error.reason.as_str(), error.code), ("STORAGE_FULL", Code::ResourceExhausted.into()), "{error:?}");
+        let number = |name: &str| error.metadata[name].parse::<u64>().unwrap();
+        assert!(number("neededBytes") > number("availableBytes") && number("availableBytes") > 0, "{error:?}");
+    }
+    let status = world.backups().await.get_system_status(GetSystemStatusRequest {}).await.unwrap().into_inner();
+    assert!(!status.backup_possible && status.obstacles.iter().any(|obstacle| obstacle.reason == "STORAGE_FULL"), "{status:?}");
+    assert!(status.storage_available_bytes > 0);
+    // The safety backup would not fit either; without one it can be restored.
+    let error = world.restore(&good, "").await.unwrap_err();
+    assert_eq!(error.reason, "STORAGE_FULL");
+    assert!(error.message.contains("skip_safety_backup"), "{error:?}");
+    assert_eq!(world.value("select count(*) from holdfast.operation").await, before);
+    world.try_restore(RestoreRequest { skip_safety_backup: true, ..all_of(&good) }).await.unwrap();
+    assert_eq!(names(&world.listed().await), [good.name.as_str()]);
+    std::fs::remove_file(folder.join("ballast")).unwrap();
+    world.backup().await;
     world.is_tidy().await;
 }

@@ -30,6 +30,7 @@ mod interop;
 mod kills;
 mod load;
 mod lock;
+mod metrics;
 mod operations;
 mod panics;
 mod pooler;

@@ -265,11 +265,12 @@ impl World {
     /// Starts the service. `Err` with its exit status and what it printed when it ends instead.
     pub async fn start(&mut self) -> Result<(), String> {
         self.launch("\"started\"").await?;
-        // Or the backup of 01:00 would come in between when it is 01:00: what is planned is planned since tomorrow.
+        // Or the backup of 01:00 would come in between when it is 01:00: it is planned for when no test runs any more.
         self.sql_as_superuser(
             "insert into holdfast.setting (name, value, update_time)
-             values ('schedule', '{\"enabled\": true, \"recurrence\": {\"daily\": {\"hours\": 1, \"minutes\": 0}}, \"time_zone\": \"UTC\",
-                 \"start_deadline\": {\"secs\": 21600, \"nanos\": 0}}', now() + interval '1 day')
+             select 'schedule', jsonb_build_object('enabled', true, 'time_zone', 'UTC', 'start_deadline', '{\"secs\": 21600, \"nanos\": 0}'::jsonb,
+                 'recurrence', jsonb_build_object('daily', jsonb_build_object('minutes', 0, 'hours',
+                     extract(hour from now() at time zone 'UTC' + interval '12 hours')::int))), now()
              on conflict do nothing",
         )
         .await;
@@ -302,6 +303,7 @@ impl World {
             ("HOLDFAST_TOKEN_FILE", path("token")),
             ("HOLDFAST_UPDATE_TOKEN_FILE", path("update-token")),
             ("HOLDFAST_SEAL_KEY_FILE", path("seal-key")),
+            ("HOLDFAST_LIMITS__BACKUPS_PER_HOUR", "0".to_owned()),
             ("HOLDFAST_ALLOW_PLAINTEXT_SECRETS", "true".to_owned()),
         ]);
         command.envs(self.settings.iter().cloned());

@@ -7,7 +7,7 @@ use super::backup::ALGORITHM;
 use super::fields::{duration, etag, int32, invalid, operation_name, revision, span, timestamp};
 use crate::grpc::proto::backup as wire;
 use crate::model::Passphrase;
-use crate::model::schedule::{Recurrence, RunState, Schedule};
+use crate::model::schedule::{Driver, Recurrence, RunState, Schedule};
 use crate::model::settings::{Encryption, Retention, Setting};
 use crate::operations::call::{RetentionState, ScheduleChange, ScheduleState};
 
@@ -122,7 +122,7 @@ pub fn schedule(state: ScheduleState) -> wire::Schedule {
         recurrence: Some(recurrence),
         time_zone: state.setting.value.time_zone.name().into(),
         start_deadline: Some(duration(state.setting.value.start_deadline)),
-        driver: wire::schedule::Driver::Internal.into(),
+        driver: driver(state.driver).into(),
         next_run_time: state.next_run.map(timestamp),
         last_run_time: last.as_ref().map(|run| timestamp(run.planned_time)),
         last_run_state: last.as_ref().map_or(wire::schedule::RunState::Unspecified, |run| run_state(run.state)).into(),
@@ -131,6 +131,13 @@ pub fn schedule(state: ScheduleState) -> wire::Schedule {
         update_time: state.setting.update_time.map(timestamp),
         updater: state.setting.updater,
         etag: etag(state.setting.revision),
+    }
+}
+
+fn driver(driver: Driver) -> wire::schedule::Driver {
+    match driver {
+        Driver::Internal => wire::schedule::Driver::Internal,
+        Driver::External => wire::schedule::Driver::External,
     }
 }
 

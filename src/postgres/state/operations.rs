@@ -215,6 +215,16 @@ impl State {
         Ok(adopted.fetch_optional(&self.pool).await?.map(operation))
     }
 
+    /// How long it is until callers have made fewer than `limit` backups within an hour; `None`: they have not made more.
+    pub async fn until_fewer_than(&self, limit: u32) -> Result<Option<Duration>, Error> {
+        let query = "SELECT extract(epoch FROM heartbeat_time + interval '1 hour' - clock_timestamp())::float8 FROM operation
+                     WHERE done AND body->>'kind' = 'backup' AND body->>'trigger' = 'on_demand' AND body->'outcome' ? 'backup'
+                       AND heartbeat_time > clock_timestamp() - interval '1 hour'
+                     ORDER BY heartbeat_time DESC OFFSET $1 LIMIT 1";
+        let oldest: Option<f64> = sqlx::query_scalar(query).bind(i64::from(limit) - 1).fetch_optional(&self.pool).await?;
+        Ok(oldest.map(|left| Duration::try_from_secs_f64(left.ceil()).unwrap_or_default()))
+    }
+
     /// Forgets operations that ended long ago.
     pub async fn forget_operations(&self) -> Result<(), Error> {
         let delete = "DELETE FROM operation WHERE done AND create_time < clock_timestamp() - interval '30 days'";

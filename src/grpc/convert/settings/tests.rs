@@ -106,7 +106,7 @@ fn fields_of_a_schedule_are_checked_one_by_one() {
 #[test]
 fn a_schedule_that_was_read_can_be_sent_back() {
     let setting = Setting { value: Schedule::default(), revision: 4, update_time: None, updater: "me".into() };
-    let sent = schedule(ScheduleState { setting, next_run: None, last_run: None, last_success: None });
+    let sent = schedule(ScheduleState { setting, driver: Driver::Internal, next_run: None, last_run: None, last_success: None });
     let request = wire::SetScheduleRequest { schedule: Some(sent), update_mask: None, validate_only: false };
     let (change, seen) = schedule_change(request).unwrap();
     let installed = Schedule::default();

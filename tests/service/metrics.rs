@@ -1,0 +1,82 @@
+//! What Prometheus is told: of good files, damaged ones, runs of the schedule, and space.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use super::world::World;
+
+/// The value of each series, and the whole text.
+fn scrape(address: &str) -> (BTreeMap<String, f64>, String) {
+    let answer = ask(address, "GET /metrics HTTP/1.1");
+    let (head, text) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 ") && head.contains("text/plain; version=0.0.4"), "{head}");
+    let lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    let values = lines.map(|line| {
+        let (name, value) = line.rsplit_once(' ').unwrap();
+        (name.to_owned(), value.parse().unwrap())
+    });
+    (values.collect(), text.to_owned())
+}
+
+fn ask(address: &str, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    write!(stream, "{request}\r\nHost: {address}\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+fn address(world: &World) -> String {
+    let log = world.log();
+    let line = log.lines().rfind(|line| line.contains("\"metrics\"")).unwrap();
+    serde_json::from_str::<serde_json::Value>(line).unwrap()["address"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s13_s15_metrics_tell_of_good_files_damaged_ones_runs_and_space() {
+    let mut world = World::with(&[("HOLDFAST_METRICS_LISTEN", "127.0.0.1:0"), ("HOLDFAST_SCRUB_PERIOD", "10s")]).await;
+    let (none, text) = scrape(&address(&world));
+    // Counters are there from the start, so that an increase can be seen; there is no time of what never was.
+    for state in ["succeeded", "failed", "skipped", "missed"] {
+        assert!(none[&format!("backup_schedule_runs_total{{state=\"{state}\"}}")].abs() < 0.5, "{text}");
+    }
+    assert!(!text.contains("backup_last_success_timestamp_seconds{"), "{text}");
+    assert!(text.contains("# TYPE backup_schedule_runs_total counter\n"), "{text}");
+
+    let good = world.backup().await;
+    let bad = world.backup().await;
+    let mut bytes = std::fs::read(world.file(&bad)).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(world.file(&bad), &bytes).unwrap();
+    world.kill();
+    super::schedule::planned_in_the_past(&world, 3 * 3600, 3600).await;
+    world.start().await.unwrap();
+    world.becomes("select string_agg(state, ' ') from holdfast.slot", "missed", Duration::from_secs(30)).await;
+    let damaged = "select count(*) from holdfast.backup where state = 'invalid'";
+    world.becomes(damaged, "1", Duration::from_secs(60)).await;
+    let (values, text) = scrape(&address(&world));
+    let is = |name: &str, value: f64| assert!((values[name] - value).abs() < 0.5, "{name} is not {value} in\n{text}");
+    is("backup_files{state=\"ready\"}", 1.0);
+    is("backup_files{state=\"invalid\"}", 1.0);
+    is("backup_files{state=\"missing\"}", 0.0);
+    is("backup_unencrypted_files", 1.0);
+    is("backup_schedule_runs_total{state=\"missed\"}", 1.0);
+    is("backup_schedule_enabled", 1.0);
+    is("backup_retention_limit", 30.0);
+    is("backup_encryption_enabled", 0.0);
+    is("backup_storage_used_bytes", (good.size_bytes + bad.size_bytes) as f64);
+    // The newest file that verified, and not the newest that was made.
+    is("backup_last_success_timestamp_seconds{trigger=\"on_demand\"}", good.complete_time.unwrap().seconds as f64);
+    assert!(values["backup_storage_available_bytes"] > 0.0 && values["backup_storage_size_bytes"] > 0.0);
+    assert!(values["backup_schedule_next_run_timestamp_seconds"] > good.complete_time.unwrap().seconds as f64);
+    for secret in [good.name.as_str(), good.file_name.as_str(), "token"] {
+        assert!(!text.contains(secret), "{text}");
+    }
+    for other in ["GET / HTTP/1.1", "POST /metrics HTTP/1.1", "GET /metrics/../x HTTP/1.1"] {
+        assert!(ask(&address(&world), other).starts_with("HTTP/1.1 404 "), "{other}");
+    }
+}
