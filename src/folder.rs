@@ -217,6 +217,16 @@ impl Folder {
         }
     }
 
+    /// Whether a file is there that was given its name by somebody who may have died before that name was durable. It is
+    /// from here on.
+    pub fn confirm(&self, name: &FileName) -> Result<bool, Error> {
+        let there = self.contains(name)?;
+        if there {
+            self.sync()?;
+        }
+        Ok(there)
+    }
+
     /// Removes a backup file for good; one that is gone already is no error.
     pub fn remove(&self, name: &FileName) -> Result<(), Error> {
         match fs::remove_file(self.path.join(name.to_string())) {

@@ -209,7 +209,7 @@ impl Holdfast {
     async fn settle(&self, backup: &Backup) -> Result<bool> {
         let parts = &self.0.parts;
         let (folder, name) = (parts.folder.clone(), backup.file_name.clone());
-        let published = super::blocking(move || folder.contains(&name)).await??;
+        let published = super::blocking(move || folder.confirm(&name)).await??;
         if published {
             parts.state.set_backup_state(&backup.id, State::Creating, State::Ready, "").await?;
             // Entered now, or before; gone when its owner lived and took it back.
