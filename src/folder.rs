@@ -1,7 +1,7 @@
 //! The mounted volume with the backup files. Alone names the file system.
 //!
 //! A file appears under its final name only when it is whole and durable: draft -> write -> fsync -> (read back by the
-//! caller) -> rename without replacing -> fsync of the folder. A failed write, fsync or rename ends that draft; nothing
+//! caller) -> rename without replacing, or a second name where the volume knows no such renaming -> fsync of the folder. A failed write, fsync or rename ends that draft; nothing
 //! is tried twice on the same file, because a second fsync may say OK with the data gone.
 
 use std::collections::BTreeSet;
@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{Advice, CWD, RenameFlags, fadvise, renameat_with, statvfs};
+use rustix::io::Errno;
 use uuid::Uuid;
 
 use crate::model::{FileName, OperationId};
@@ -156,8 +157,15 @@ impl Folder {
 
     fn publish(&self, mut draft: Draft, name: &str) -> Result<(), Error> {
         let path = self.path.join(name);
-        renameat_with(CWD, &draft.path, CWD, &path, RenameFlags::NOREPLACE).map_err(|error| Error::from(error).of_folder())?;
-        draft.kept = true;
+        match renameat_with(CWD, &draft.path, CWD, &path, RenameFlags::NOREPLACE) {
+            // NFS renames only in a way that may replace. A second name never does; the first goes with the draft.
+            Err(Errno::INVAL) => fs::hard_link(&draft.path, &path).map_err(|error| Error::from(error).of_folder())?,
+            renamed => {
+                renamed.map_err(|error| Error::from(error).of_folder())?;
+                draft.kept = true;
+            }
+        }
+        drop(draft);
         self.sync().inspect_err(|_| {
             // The name may not outlive a power cut, so it must not be there now.
             if let Err(error) = fs::remove_file(&path) {
