@@ -251,11 +251,6 @@ impl Holdfast {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
-
-    pub(super) async fn check_volume(&self) -> Result<()> {
-        let (folder, volume) = (self.0.parts.folder.clone(), self.0.volume);
-        Ok(super::blocking(move || folder.check(volume)).await??)
-    }
 }
 
 fn write_pieces(

@@ -31,8 +31,8 @@ impl Holdfast {
             return Err(Error::OffsetOutOfRange { offset: request.offset, size: backup.size_bytes });
         }
         let transfer = self.0.clone();
-        let (folder, name) = (transfer.parts.folder.clone(), backup.file_name.clone());
-        let file = Arc::new(blocking(move || folder.read(&name)).await??);
+        let name = backup.file_name.clone();
+        let file = Arc::new(self.look(move |folder| folder.read(&name)).await?);
         let mut offset = request.offset;
         let end = request.limit.map_or(backup.size_bytes, |limit| offset.saturating_add(limit).min(backup.size_bytes));
         let (sender, chunks) = mpsc::channel(1);

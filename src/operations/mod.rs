@@ -95,6 +95,8 @@ struct Running {
     waiters: Semaphore,
     /// Taken by whoever compares the folder with the catalog.
     syncing: Mutex<()>,
+    /// Taken by whoever looks whether the volume answers.
+    looking: Arc<Mutex<()>>,
     watchers: Arc<Semaphore>,
     tasks: TaskTracker,
     /// Restores that are committing.
@@ -104,6 +106,8 @@ struct Running {
 
 /// How long the end of the service waits for what rolls back; a database that does not answer must not delay it for longer.
 const ROLL_BACK: Duration = Duration::from_secs(7);
+/// Longest time in which a volume answers; one that does not is taken for broken.
+const VOLUME_ANSWERS: Duration = Duration::from_secs(10);
 /// Most downloads and verifications at a time.
 const MAX_TRANSFERS: usize = 4;
 /// Most previews at a time: each holds a copy of what it looks at in the database.
@@ -140,6 +144,7 @@ impl Holdfast {
             previews: Arc::new(Semaphore::new(MAX_PREVIEWS)),
             waiters: Semaphore::new(MAX_WAITERS),
             syncing: Mutex::new(()),
+            looking: Arc::default(),
             watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
             tasks: TaskTracker::new(),
             commits: TaskTracker::new(),
@@ -195,6 +200,29 @@ impl Holdfast {
 
     pub async fn volume_works(&self) -> Result<()> {
         self.check_volume().await
+    }
+
+    async fn check_volume(&self) -> Result<()> {
+        let volume = self.0.volume;
+        self.look(move |folder| folder.check(volume)).await
+    }
+
+    /// Looks at the volume. One look at a time: a volume that hangs holds one thread, not one for each who asks.
+    async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Folder) -> std::result::Result<T, folder::Error> + Send + 'static,
+    ) -> Result<T> {
+        let (folder, looking) = (self.0.parts.folder.clone(), self.0.looking.clone());
+        let looked = async move {
+            let alone = looking.lock_owned().await;
+            blocking(move || {
+                let _alone = alone;
+                look(&folder)
+            })
+            .await
+        };
+        let hangs = |_| folder::Error::Unavailable(std::io::ErrorKind::TimedOut.into());
+        Ok(timeout(VOLUME_ANSWERS, looked).await.map_err(hangs)???)
     }
 
     /// Ends when the service is asked to stop; streams end with it.

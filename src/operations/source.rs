@@ -50,10 +50,10 @@ impl Holdfast {
         let parts = &self.0.parts;
         let in_use = self.0.in_use.read(id).ok_or_else(|| Error::BackupInUse(id.clone()))?;
         let backup = self.ready_backup(id).await?;
-        let (folder, name, passphrase) = (parts.folder.clone(), backup.file_name.clone(), passphrase.cloned());
+        let (name, passphrase) = (backup.file_name.clone(), passphrase.cloned());
         let (size, sha256, note) = (backup.size_bytes, backup.sha256, backup.passphrase);
+        let mut file = self.look(move |folder| folder.read(&name)).await?;
         let (file, manifest, passphrase) = blocking(move || {
-            let mut file = folder.read(&name)?;
             // The digest first: it tells a damaged file from a wrong passphrase.
             if Hashing::new(&mut file).finish().map_err(crate::folder::Error::from)? != (size, sha256) {
                 return Err(Error::Damaged("its SHA-256 is not that of its name".into()));
