@@ -15,13 +15,13 @@ use tonic::{Code, Status};
 use super::world::{World, eventually, refused, sha256};
 
 /// A file system of its own; it goes with this value.
-struct Volume<'a>(&'a Path);
+pub struct Volume<'a>(&'a Path);
 
 impl<'a> Volume<'a> {
-    /// `None`, and a line that says so, where this process may not mount.
-    fn mount(path: &'a Path, size: &str) -> Option<Self> {
+    /// In memory, with these options. `None`, and a line that says so, where this process may not mount.
+    pub fn mount(path: &'a Path, options: &str) -> Option<Self> {
         let mounted =
-            Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size},mode=0700"), "none"]).arg(path).status();
+            Command::new("mount").args(["-t", "tmpfs", "-o", &format!("mode=0700,{options}"), "none"]).arg(path).status();
         if mounted.is_ok_and(|status| status.success()) {
             return Some(Self(path));
         }
@@ -102,7 +102,7 @@ async fn f06_without_its_volume_the_service_writes_nothing_and_is_not_ready() {
 async fn f04_a_full_or_read_only_volume_fails_the_backup_and_costs_no_other() {
     let mut world = World::without_service().await;
     let folder = world.folder();
-    let Some(_volume) = Volume::mount(&folder, "1m") else { return };
+    let Some(_volume) = Volume::mount(&folder, "size=1m") else { return };
     world.start().await.unwrap();
     keep(&world, 1).await.unwrap();
     let good = world.backup().await;

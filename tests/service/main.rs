@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 #![expect(clippy::print_stderr, reason = "what was measured, and what was left out")]
 
+mod disk;
 mod proxy;
 mod tls;
 mod update_service;
@@ -14,8 +15,10 @@ mod zoo;
 
 mod audit;
 mod backup;
+mod bad_disk;
 mod beside;
 mod cli;
+mod clocks;
 mod conformance;
 mod consequences;
 mod crash;
@@ -24,6 +27,7 @@ mod drift;
 mod durability;
 mod encryption;
 mod files;
+mod full;
 mod golden;
 mod history;
 mod interop;
@@ -33,19 +37,24 @@ mod lock;
 mod operations;
 mod panics;
 mod pooler;
+mod power;
 mod preview;
 mod remote_lock;
 mod replicas;
 mod restore;
+mod retention;
 mod round_trip;
 mod schedule;
 mod secrets;
 mod short_way;
 mod start;
 mod stop;
+mod swapped;
 mod sync;
+mod unattended;
 mod undo;
 mod verify;
 mod violations;
 mod webhook;
 mod wire;
+mod write_back;
