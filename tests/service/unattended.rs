@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast::grpc::proto::backup::schedule::{Recurrence, RunState};
+use holdfast::grpc::proto::backup::schedule::Recurrence;
 use holdfast::grpc::proto::backup::{DailyRecurrence, GetScheduleRequest, Schedule, SetScheduleRequest};
 
 use super::schedule::planned_in_the_past;
@@ -25,18 +25,6 @@ async fn s12_a_schedule_that_was_answered_outlives_every_kill() {
         let found = schedule(&world).await;
         assert_eq!((found.recurrence, found.etag), (Some(Recurrence::Daily(daily)), set.etag), "round {round}");
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn s15_a_planned_run_that_fails_is_told_and_is_no_success() {
-    let world = World::new().await;
-    world.sql_as_superuser("revoke select on platform.license from holdfast_backup").await;
-    planned_in_the_past(&world, 600, 6 * 3600).await;
-    world.becomes("select count(*) from holdfast.slot where state = 'failed'", "1", Duration::from_secs(60)).await;
-    let found = schedule(&world).await;
-    assert_eq!((found.last_run_state(), found.last_success_time), (RunState::Failed, None));
-    assert_eq!(world.value("select count(*) from holdfast.event where type = 'backup.failed'").await, "1");
-    assert!(world.listed().await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
