@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use crate::grpc::{Authenticator, Permission, Permissions, RemoteLock};
 use crate::model::Catalog;
 use crate::model::event::Filter;
-use crate::operations::SealKey;
+use crate::operations::{Limits, SealKey};
 use crate::postgres::{Database, Fencing, Login};
 use crate::webhook::Webhook;
 
@@ -67,6 +67,8 @@ pub struct Serve {
     /// Time within which each file is read again from the disk, and checked; at least 10s
     #[arg(long, env = "HOLDFAST_SCRUB_PERIOD", default_value = "24h", hide_env_values = true)]
     scrub_period: humantime::Duration,
+    #[command(flatten)]
+    limits: LimitArguments,
     /// What to log, for example `info` or `holdfast=debug`
     #[arg(long, env = "HOLDFAST_LOG", default_value = "info", hide_env_values = true)]
     pub log: String,
@@ -80,6 +82,17 @@ pub enum LogFormat {
     Json,
     /// For people
     Text,
+}
+
+/// What transfers of files may take.
+#[derive(Debug, Args)]
+struct LimitArguments {
+    /// Largest file that is taken in by UploadBackup, bytes
+    #[arg(long, env = "HOLDFAST_LIMITS__MAX_UPLOAD_BYTES", default_value_t = 10 << 30, hide_env_values = true)]
+    max_upload_bytes: u64,
+    /// How long a download or upload may stand still, or be slower than 10 KB/s, before it is given up; at least 1s
+    #[arg(long, env = "HOLDFAST_LIMITS__TRANSFER_PATIENCE", default_value = "2m", hide_env_values = true)]
+    transfer_patience: humantime::Duration,
 }
 
 /// Who hosts the maintenance lock that excludes software updates.
@@ -145,6 +158,11 @@ struct DatabaseArguments {
 impl Serve {
     pub fn scrub_period(&self) -> Duration {
         (*self.scrub_period).max(Duration::from_secs(10))
+    }
+
+    pub fn limits(&self) -> Limits {
+        let patience = (*self.limits.transfer_patience).max(Duration::from_secs(1));
+        Limits { upload_bytes: self.limits.max_upload_bytes, patience }
     }
 
     /// Refuses names that mean nothing, which may be misspelt, and addresses that would expose secrets.

@@ -5,16 +5,18 @@
 //! is tried twice on the same file, because a second fsync may say OK with the data gone.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use rustix::fs::{Advice, CWD, RenameFlags, fadvise, renameat_with, statvfs};
 use uuid::Uuid;
 
-use crate::model::{FileName, OperationId};
+use crate::model::{FileName, OperationId, UploadId};
 
 /// Why the volume cannot do what was asked. `Display` names no path.
 #[derive(Debug, thiserror::Error)]
@@ -61,8 +63,14 @@ impl From<rustix::io::Errno> for Error {
 
 /// Names the volume, so that an unmounted one is noticed before it swallows a backup.
 const IDENTITY: &str = ".holdfast-volume";
-/// Begins the name of a file that is being written; the rest is the id of the operation that writes it.
+/// Begins the name of a file that is being written; the rest is the id of what writes it.
 const DRAFT: &str = ".draft-";
+
+/// What writes a draft, and nobody else.
+pub trait Author: Display + FromStr {}
+
+impl Author for OperationId {}
+impl Author for UploadId {}
 
 /// Cheap to clone.
 #[derive(Debug, Clone)]
@@ -128,22 +136,22 @@ impl Folder {
         }
     }
 
-    /// A new file that only `operation` writes. Unless it is kept, it goes when the draft does.
-    pub fn draft(&self, operation: OperationId) -> Result<Draft, Error> {
-        let name = format!("{DRAFT}{operation}");
+    /// A new file that only `author` writes. Unless it is kept, it goes when the draft does.
+    pub fn draft(&self, author: impl Author) -> Result<Draft, Error> {
+        let name = format!("{DRAFT}{author}");
         let file = self.create(Path::new(&name)).map_err(Error::of_folder)?;
         Ok(Draft { path: self.path.join(name), file, kept: false })
     }
 
-    /// Operations that have left a draft behind, or are writing one.
-    pub fn drafts(&self) -> Result<Vec<OperationId>, Error> {
-        let operation = |name: &str| name.strip_prefix(DRAFT)?.parse().ok();
-        Ok(self.names()?.iter().filter_map(|name| operation(name)).collect())
+    /// What of a kind has left a draft behind, or is writing one.
+    pub fn drafts<A: Author>(&self) -> Result<Vec<A>, Error> {
+        let author = |name: &str| name.strip_prefix(DRAFT)?.parse().ok();
+        Ok(self.names()?.iter().filter_map(|name| author(name)).collect())
     }
 
-    /// Removes the draft of an operation that has ended.
-    pub fn discard(&self, operation: OperationId) -> Result<(), Error> {
-        match fs::remove_file(self.path.join(format!("{DRAFT}{operation}"))) {
+    /// Removes the draft of an operation or upload that has ended.
+    pub fn discard(&self, author: impl Author) -> Result<(), Error> {
+        match fs::remove_file(self.path.join(format!("{DRAFT}{author}"))) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
             _ => Ok(()),
         }
@@ -258,7 +266,7 @@ pub struct Draft {
 impl Draft {
     /// Makes what was written durable and gives it back for reading, from the disk where the system allows. It is the same open
     /// file: nobody can put another in its place.
-    pub fn read_back(&mut self) -> Result<impl Read + Send + Sync + use<>, Error> {
+    pub fn read_back(&mut self) -> Result<impl Read + Seek + Send + Sync + use<>, Error> {
         self.file.sync_all()?;
         let mut file = self.file.try_clone()?;
         fadvise(&file, 0, None, Advice::DontNeed)?;
@@ -336,7 +344,7 @@ mod tests {
         let mut text = String::new();
         folder.read(&name(1)).unwrap().read_to_string(&mut text).unwrap();
         assert_eq!(text, "first");
-        assert!(folder.drafts().unwrap().is_empty());
+        assert!(folder.drafts::<OperationId>().unwrap().is_empty());
     }
 
     #[test]
@@ -379,10 +387,14 @@ mod tests {
         let (_dir, folder) = folder();
         let operation = OperationId(Uuid::new_v4());
         let left = folder.draft(operation).unwrap();
-        assert_eq!(folder.drafts().unwrap(), [operation]);
+        let upload = UploadId { process: Uuid::new_v4(), id: Uuid::new_v4() };
+        let sent = folder.draft(upload).unwrap();
+        assert_eq!(folder.drafts::<OperationId>().unwrap(), [operation]);
+        assert_eq!(folder.drafts::<UploadId>().unwrap(), [upload]);
         folder.discard(operation).unwrap();
         folder.discard(operation).unwrap();
-        assert!(folder.drafts().unwrap().is_empty());
-        drop(left);
+        assert!(folder.drafts::<OperationId>().unwrap().is_empty());
+        drop((left, sent));
+        assert!(folder.drafts::<UploadId>().unwrap().is_empty());
     }
 }

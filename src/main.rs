@@ -82,7 +82,7 @@ async fn serve(arguments: Serve, apart: &Handle) -> Result<()> {
     let authenticator = arguments.authenticator()?;
     let folder = Folder::open(&arguments.folder)
         .with_context(|| format!("the backup folder {} cannot be used", arguments.folder.display()))?;
-    let (operation_timeout, scrub_period) = (*arguments.operation_timeout, arguments.scrub_period());
+    let (operation_timeout, scrub_period, limits) = (*arguments.operation_timeout, arguments.scrub_period(), arguments.limits());
     let webhook = arguments.webhook()?;
     let (lock_ttl, remote) = (arguments.lock_ttl()?, {
         let _apart = apart.enter();
@@ -93,7 +93,8 @@ async fn serve(arguments: Serve, apart: &Handle) -> Result<()> {
         let (seal_key, webhook) = (seal_key.clone(), webhook.clone());
         let state = State::open(&database).await?;
         let (locks, hosted) = lock(remote.clone(), lock_ttl, &state, &folder, &seal_key, apart);
-        let parts = Parts { database, state, folder, catalog, seal_key, locks, hosted, operation_timeout, scrub_period, webhook };
+        let parts =
+            Parts { database, state, folder, catalog, seal_key, locks, hosted, operation_timeout, scrub_period, limits, webhook };
         Holdfast::start(parts).await
     };
 

@@ -225,8 +225,8 @@ pub async fn delete(session: Session, delete: Delete) -> Result<(), Problem> {
 
 /// The backup that was chosen, as the catalog has it now.
 ///
-/// A safety backup is never the latest: else a second `restore latest` would undo the first. One that was copied into the folder
-/// is it only where there is no other: it may be of any age.
+/// A safety backup is never the latest: else a second `restore latest` would undo the first. One that came from
+/// elsewhere is it only where there is no other: it may be of any age.
 pub async fn get(session: &Session, choice: &BackupChoice) -> Result<Backup, Problem> {
     match choice {
         BackupChoice::Named(name) => {
@@ -234,7 +234,8 @@ pub async fn get(session: &Session, choice: &BackupChoice) -> Result<Backup, Pro
             session.client.repeat(async || session.client.backups().get_backup(unary(request.clone())).await).await
         }
         BackupChoice::Latest => {
-            let made_here = |backup: &Backup| backup.trigger() != Trigger::Imported && !describe::is_safety(backup);
+            let from_elsewhere = [Trigger::Imported, Trigger::Uploaded];
+            let made_here = |backup: &Backup| !from_elsewhere.contains(&backup.trigger()) && !describe::is_safety(backup);
             let latest = match newest(session, made_here).await? {
                 None => newest(session, |backup| !describe::is_safety(backup)).await?,
                 latest => latest,

@@ -89,16 +89,16 @@ pub fn extract(extract: Extract, output: Output) -> Result<(), Problem> {
 }
 
 /// A file whose digest is that of its name, if it has one.
-struct Local {
-    file: File,
-    length: u64,
-    sha256: Sha256,
-    encrypted: bool,
-    name: Option<FileName>,
+pub struct Local {
+    pub file: File,
+    pub length: u64,
+    pub sha256: Sha256,
+    pub encrypted: bool,
+    pub name: Option<FileName>,
 }
 
 impl Local {
-    fn open(path: &Path) -> anyhow::Result<Self> {
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
         let mut file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
         let sha256 = hash(&file)?;
         let length = file.stream_position()?;

@@ -25,6 +25,7 @@ mod schedule;
 mod settings;
 mod undo;
 mod unpack;
+mod upload;
 mod verify;
 
 use std::process::ExitCode;
@@ -83,6 +84,8 @@ pub enum ClientCommand {
     Verify(verify::Verify),
     /// Save the file of a backup; a transfer that broke off is continued
     Download(download::Download),
+    /// Send a backup file to the service, for example one of another system
+    Upload(upload::Upload),
     /// When automatic backups are made
     Schedule {
         #[command(subcommand)]
@@ -157,6 +160,7 @@ async fn carry_out(command: ClientCommand, connection: &Connection, output: Outp
         ClientCommand::Sync => backups::sync(session()?).await,
         ClientCommand::Verify(verify) => verify::verify(session()?, verify).await,
         ClientCommand::Download(download) => download::download(session()?, download).await,
+        ClientCommand::Upload(upload) => upload::upload(session()?, upload).await,
         ClientCommand::Schedule { what } => schedule::run(session()?, what.unwrap_or_default()).await,
         ClientCommand::Retention { what } => settings::retention(session()?, what.unwrap_or_default()).await,
         ClientCommand::Encryption { what } => settings::encryption(session()?, what.unwrap_or_default()).await,
@@ -205,6 +209,7 @@ mod tests {
             "holdfast verify latest",
             "holdfast verify b-20260301t010000z-abcdefgh --level rehearsal --passphrase-file f --json",
             "holdfast download latest -o x --endpoint http://h:1 --token-file t",
+            "holdfast upload f --description x --json",
             "holdfast schedule",
             "holdfast schedule set --daily 03:30 --time-zone Europe/Berlin",
             "holdfast schedule set --start-deadline 6h",
@@ -258,6 +263,8 @@ mod tests {
             "holdfast lock release --token latest --reason x",
             "holdfast lock release --token 0 --reason x",
             "holdfast lock release 17",
+            "holdfast upload",
+            "holdfast upload latest f",
         ] {
             assert!(Arguments::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

@@ -9,7 +9,7 @@ use super::convert::fields::{backup_id, revision};
 use super::convert::{operation, settings};
 use super::proto::backup as wire;
 use super::proto::backup::backup_service_server::BackupService;
-use super::status;
+use super::{held, status};
 use crate::model::operation::Kind;
 use crate::model::{Failure, Reason};
 use crate::operations::Holdfast;
@@ -87,12 +87,18 @@ impl BackupService for Service {
         let (caller, request) = accept(request)?;
         let request = convert::download_request(&request)?;
         let (offset, limit) = (request.offset, request.limit);
+        // For as long as the stream is there, whether it is read or not.
+        let place = self.holdfast.watcher()?;
         let download = self.holdfast.download(&caller, request).await?;
-        Ok(Response::new(file(download, offset, limit)))
+        Ok(Response::new(held(file(download, offset, limit), place)))
     }
 
-    async fn upload_backup(&self, _: Request<Streaming<wire::UploadBackupRequest>>) -> Answer<wire::Backup> {
-        Err(status::not_served("UploadBackup"))
+    async fn upload_backup(&self, request: Request<Streaming<wire::UploadBackupRequest>>) -> Answer<wire::Backup> {
+        let (caller, mut messages) = accept(request)?;
+        let first = self.holdfast.in_time(messages.message()).await??;
+        let request = convert::upload_request(first)?;
+        let chunks = messages.map(|message| convert::upload_chunk(message?));
+        Ok(Response::new(convert::listed(self.holdfast.upload(&caller, request, chunks).await?)))
     }
 
     async fn sync_backups(&self, request: Request<wire::SyncBackupsRequest>) -> Answer<wire::SyncBackupsResponse> {

@@ -54,6 +54,7 @@ pub fn published(reason: Reason) -> (Code, ErrorReason) {
         Reason::Interrupted => (Code::Aborted, ErrorReason::Interrupted),
         Reason::CancelledByCaller => (Code::Cancelled, ErrorReason::CancelledByCaller),
         Reason::OperationTimedOut => (Code::DeadlineExceeded, ErrorReason::OperationTimedOut),
+        Reason::TransferTimedOut => (Code::DeadlineExceeded, ErrorReason::TransferTimedOut),
         Reason::StorageFull => (Code::ResourceExhausted, ErrorReason::StorageFull),
         Reason::StorageUnavailable => (Code::Unavailable, ErrorReason::StorageUnavailable),
         Reason::DatabaseUnavailable => (Code::Unavailable, ErrorReason::DatabaseUnavailable),
@@ -127,11 +128,6 @@ impl From<Failure> for OperationError {
             instructions: failure.instructions,
         }
     }
-}
-
-/// The answer to a call that is in the contract and not in this version.
-pub fn not_served(method: &str) -> Status {
-    with_reason(Code::Unimplemented, ErrorReason::NotServed, format!("{method} is not served by this version yet."))
 }
 
 /// For calls that only the host of the lock can answer.

@@ -18,6 +18,15 @@ pub enum Trigger {
     Safety,
     /// Found in the folder.
     Imported,
+    /// Sent by a caller.
+    Uploaded,
+}
+
+impl Trigger {
+    /// Whether this system made it, just then. A file that came from elsewhere may be of any age.
+    pub fn made_here(self) -> bool {
+        !matches!(self, Self::Imported | Self::Uploaded)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,7 +44,7 @@ pub enum State {
     Deleting,
 }
 
-/// One backup: a file, and what is known of it. Of an encrypted one that was found in the folder some is not, until somebody
+/// One backup: a file, and what is known of it. Of an encrypted one that came from elsewhere some is not, until somebody
 /// opens it (`learn`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backup {

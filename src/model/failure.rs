@@ -45,6 +45,7 @@ pub enum Reason {
     Interrupted,
     CancelledByCaller,
     OperationTimedOut,
+    TransferTimedOut,
     StorageFull,
     StorageUnavailable,
     DatabaseUnavailable,

@@ -24,7 +24,7 @@ pub use copy::{ContentDigest, CopyFormat, Piece};
 pub use event::Event;
 pub use failure::{Failure, Reason};
 pub use manifest::{EndRecord, Manifest};
-pub use name::{BackupId, FileName, OperationId, ResourceName, Sha256, TableName};
+pub use name::{BackupId, FileName, OperationId, ResourceName, Sha256, TableName, UploadId};
 pub use notice::Notice;
 pub use operation::Operation;
 pub use schedule::Schedule;

@@ -114,6 +114,31 @@ impl fmt::Display for OperationId {
     }
 }
 
+/// A file that a caller sends, and the process that takes it: `<process>.<id>`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct UploadId {
+    pub process: Uuid,
+    pub id: Uuid,
+}
+
+impl FromStr for UploadId {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let parse = || {
+            let (process, id) = text.split_once('.')?;
+            Some(Self { process: process.parse().ok()?, id: id.parse().ok()? })
+        };
+        parse().map_or_else(|| malformed(text, "the id of an upload, two UUIDs"), Ok)
+    }
+}
+
+impl fmt::Display for UploadId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.process, self.id)
+    }
+}
+
 /// SHA-256 of a whole file.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Sha256(pub [u8; 32]);

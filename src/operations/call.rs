@@ -128,7 +128,18 @@ pub struct DownloadRequest {
     pub expected: Option<Sha256>,
 }
 
-/// A file on its way out. The channel is short: the next piece is read when the last one was taken.
+#[derive(Debug, Clone)]
+pub struct UploadRequest {
+    /// `None`: to be taken from the contents.
+    pub file_name: Option<FileName>,
+    pub size_bytes: u64,
+    pub sha256: Sha256,
+    pub description: String,
+    /// Empty: none.
+    pub request_id: String,
+}
+
+/// A file on its way out. The channel is short: the next piece but one is read when the last one was taken.
 #[derive(Debug)]
 pub struct Download {
     pub file_name: FileName,
@@ -141,7 +152,8 @@ pub struct Download {
 pub struct Chunk {
     pub offset: u64,
     pub data: Bytes,
-    pub crc32c: u32,
+    /// `None`: it was not sent.
+    pub crc32c: Option<u32>,
 }
 
 /// A change of the schedule; what is `None` stays as it is.

@@ -22,6 +22,8 @@ pub enum Error {
     WeakPassphrase(#[from] secret::Weak),
     #[error("this request_id was used for another request")]
     RequestIdReused(OperationId),
+    #[error("this request_id was used for another upload")]
+    UploadIdReused(BackupId),
     #[error("there is no backup {0}")]
     BackupNotFound(BackupId),
     #[error("there is no operation {0}")]
@@ -34,6 +36,10 @@ pub enum Error {
     BackupNotReady(BackupId, String),
     #[error("backup {0} is in use")]
     BackupInUse(BackupId),
+    #[error("there is a backup {0} already: {1}")]
+    BackupExists(BackupId, &'static str),
+    #[error("this is not a backup file: {0}")]
+    NotABackup(String),
     #[error("the backup is encrypted, and no passphrase was given")]
     PassphraseRequired(Option<PassphraseNote>),
     #[error("the passphrase does not open this backup")]
@@ -66,8 +72,12 @@ pub enum Error {
     TimedOut,
     #[error("the service is stopping")]
     Draining,
-    #[error("too many downloads, previews or verifications run at the same time")]
+    #[error("too many downloads, uploads, previews or verifications run at the same time")]
     TooManyTransfers,
+    #[error("the transfer {0}")]
+    TransferTimedOut(&'static str),
+    #[error("the backup volume has {available} bytes free, and {needed} are needed")]
+    NoSpace { needed: u64, available: u64 },
     #[error("too many callers watch already")]
     TooManyWatchers,
     #[error("the stored passphrase does not open under the configured seal key")]
@@ -118,6 +128,7 @@ impl Error {
             Self::InvalidSchedule(_) => failure(Reason::InvalidField).field("schedule"),
             Self::WeakPassphrase(_) => failure(Reason::PassphraseTooWeak).field("passphrase"),
             Self::RequestIdReused(id) => failure(Reason::RequestIdReused).with("operation", operation(*id)).field("request_id"),
+            Self::UploadIdReused(id) => failure(Reason::RequestIdReused).with("backup", backup(id)).field("request_id"),
             Self::BackupNotFound(id) => failure(Reason::BackupNotFound).subject(backup(id)),
             Self::OperationNotFound(id) => failure(Reason::OperationNotFound).subject(operation(*id)),
             Self::ResourceUnknown(name) => failure(Reason::ResourceUnknown).subject(format!("resources/{name}")),
@@ -125,7 +136,9 @@ impl Error {
             Self::BackupNotReady(id, _) => failure(Reason::BackupNotReady).subject(backup(id)),
             Self::BackupInUse(id) => failure(Reason::BackupInUse)
                 .subject(backup(id))
-                .instructions("Wait until the restore, download or verification has ended."),
+                .instructions("Wait until the restore, download, upload or verification has ended."),
+            Self::BackupExists(id, _) => failure(Reason::BackupAlreadyExists).with("backup", backup(id)).subject(backup(id)),
+            Self::NotABackup(_) => failure(Reason::NotABackupFile),
             Self::PassphraseRequired(note) => passphrase(failure(Reason::PassphraseRequired), *note),
             Self::PassphraseIncorrect(note) => passphrase(failure(Reason::PassphraseIncorrect), *note),
             Self::Damaged(_) => {
@@ -159,6 +172,12 @@ impl Error {
             Self::TimedOut => failure(Reason::OperationTimedOut),
             Self::Draining => failure(Reason::ServerDraining).retry_after(SOON),
             Self::TooManyTransfers | Self::TooManyWatchers => failure(Reason::RateLimited).retry_after(LATER),
+            Self::TransferTimedOut(_) => failure(Reason::TransferTimedOut)
+                .instructions("Continue a download with read_offset; of an upload nothing remains, send the file again."),
+            Self::NoSpace { needed, available } => failure(Reason::StorageFull)
+                .with("needed", needed)
+                .with("available", available)
+                .instructions("Free space on the backup volume, or make it larger."),
             Self::SealBroken => {
                 tracing::error!("the stored passphrase does not open under the configured seal key");
                 failure(Reason::SealKeyMismatch)

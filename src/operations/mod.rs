@@ -26,6 +26,8 @@ mod seal;
 mod settings;
 mod source;
 mod sync;
+mod transfer;
+mod upload;
 mod verify;
 mod work;
 mod works;
@@ -52,8 +54,9 @@ use crate::webhook::Webhook;
 pub use error::Error;
 pub use locks::Hosted;
 pub use seal::SealKey;
+pub use transfer::Limits;
 
-type Result<T> = std::result::Result<T, Error>;
+type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// The service. Cheap to clone.
 #[derive(Clone)]
@@ -74,6 +77,8 @@ pub struct Parts {
     pub operation_timeout: Duration,
     /// Each file is read again within this time.
     pub scrub_period: Duration,
+    /// Of downloads and uploads.
+    pub limits: Limits,
     /// Who is told of events.
     pub webhook: Option<Webhook>,
 }
@@ -104,7 +109,7 @@ struct Running {
 
 /// How long the end of the service waits for what rolls back; a database that does not answer must not delay it for longer.
 const ROLL_BACK: Duration = Duration::from_secs(7);
-/// Most downloads and verifications at a time.
+/// Most downloads, uploads and verifications at a time.
 const MAX_TRANSFERS: usize = 4;
 /// Most previews at a time: each holds a copy of what it looks at in the database.
 const MAX_PREVIEWS: usize = 2;

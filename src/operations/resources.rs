@@ -37,10 +37,10 @@ impl Holdfast {
         let folder = parts.folder.clone();
         let space = blocking(move || folder.space()).await?.ok();
         let backups = parts.state.backups().await?;
-        // One that was copied in is as old as it is; it is the latest only where there is no other.
+        // One that came from elsewhere is as old as it is; it is the latest only where there is no other.
         let good = |backup: &&Backup| backup.state == State::Ready && backup.trigger != Trigger::Safety;
         let all = || backups.iter().map(|stored| &stored.backup).filter(good);
-        let latest = all().find(|backup| backup.trigger != Trigger::Imported).or_else(|| all().next());
+        let latest = all().find(|backup| backup.trigger.made_here()).or_else(|| all().next());
         Ok(SystemStatus {
             backup_obstacles,
             restore_obstacles: obstacles,

@@ -1,7 +1,7 @@
 //! The folder is the truth, the catalog an index: files that were copied in enter it, those that are gone are marked.
 
 use std::collections::HashMap;
-use std::io::{Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -9,12 +9,12 @@ use tokio_util::sync::CancellationToken;
 use super::call::{Caller, Rejected, Synced};
 use super::verify::{hash, look_at_file};
 use super::{Error, Holdfast, Result, blocking};
-use crate::archive;
+use crate::archive::{self, Error as Unreadable};
 use crate::folder::{self, Contents, Folder};
 use crate::model::backup::{Backup, State};
 use crate::model::event::{Event, backup_name};
 use crate::model::verification::VerifyLevel;
-use crate::model::{BackupId, EndRecord, FileName, Manifest, Passphrase, Reason};
+use crate::model::{BackupId, EndRecord, FileName, Manifest, Passphrase, Reason, Sha256};
 use crate::postgres::state::Stored;
 
 /// Most files that are not taken for backups and are told of one by one.
@@ -92,7 +92,7 @@ impl Holdfast {
                     let detail = format!("Another file is backup {} already.", name.id());
                     all_rejected.push(rejected(name.to_string(), Reason::BackupAlreadyExists, detail));
                 }
-                None => match self.examine(caller, &name).await? {
+                None => match self.look(caller, &name).await? {
                     Examined::Whole(backup) => {
                         let event = Event::new("backup.imported", caller, backup_name(&backup.id));
                         let event = event.with("fileName", &backup.file_name).with("sha256", backup.sha256);
@@ -160,18 +160,17 @@ impl Holdfast {
     }
 
     /// What a file is that has the name of a backup.
-    async fn examine(&self, caller: &Caller, name: &FileName) -> Result<Examined> {
+    async fn look(&self, caller: &Caller, name: &FileName) -> Result<Examined> {
         // Without it no more is known of an encrypted file than its name; a wrong one is nobody's fault.
         let passphrase = self.passphrase().await.ok().and_then(|(_, passphrase)| passphrase);
         let (folder, of, creator, stopped) =
             (self.0.parts.folder.clone(), name.clone(), caller.principal().to_owned(), self.stopping());
-        let examined =
-            blocking(move || examine(&folder, of, passphrase.as_ref(), &creator, &stopped)).await.and_then(|found| found);
+        let examined = blocking(move || look(&folder, of, passphrase.as_ref(), &creator, &stopped)).await.and_then(|found| found);
         match examined {
             Ok(Some(backup)) => Ok(Examined::Whole(Box::new(backup))),
             Ok(None) => Ok(Examined::Gone),
             // A damaged file may make a parser panic.
-            Err(error @ (Error::Damaged(_) | Error::NewerFormat { .. } | Error::Bug(_))) => {
+            Err(error @ (Error::NotABackup(_) | Error::Damaged(_) | Error::NewerFormat { .. } | Error::Bug(_))) => {
                 let failure = error.failure();
                 let reason = if failure.reason == Reason::Internal { Reason::BackupCorrupted } else { failure.reason };
                 Ok(Examined::Not(rejected(name.to_string(), reason, failure.message)))
@@ -195,8 +194,8 @@ fn rejected(file_name: String, reason: Reason, detail: impl Into<String>) -> Rej
     Rejected { file_name, reason, detail: detail.into() }
 }
 
-/// Reads a whole file: against the digest in its name, and what is in it where the passphrase opens it.
-fn examine(
+/// Reads a whole file of the folder, against the digest in its name.
+fn look(
     folder: &Folder,
     name: FileName,
     passphrase: Option<&Passphrase>,
@@ -211,18 +210,71 @@ fn examine(
     if !name.proves(sha256) {
         return Err(Error::Damaged("its SHA-256 is not that of its name; it may not be copied to its end yet".into()));
     }
-    let mut backup = Backup::found(name, size, sha256, creator);
-    match archive::manifest(&file, passphrase) {
+    examine(&mut file, Backup::found(name, size, sha256, creator), passphrase, stopped).map(Some)
+}
+
+/// What a file is whose digest is known to be that of its name: what its contents say, where the passphrase opens them.
+pub(super) fn examine(
+    file: &mut (impl Read + Seek + Send + Sync),
+    mut backup: Backup,
+    passphrase: Option<&Passphrase>,
+    stopped: &CancellationToken,
+) -> Result<Backup> {
+    let renamed = || Error::Damaged("it was renamed: it is another backup than its name says".into());
+    // What it begins with is read without the passphrase.
+    let encrypted = match manifest(file, None) {
+        Ok(_) => false,
+        Err(Unreadable::PassphraseRequired) => true,
+        Err(error) => return Err(not_a_backup(error)),
+    };
+    if encrypted != backup.encrypted() {
+        return Err(renamed());
+    }
+    match manifest(file, passphrase) {
         Ok(_) => {}
-        Err(archive::Error::PassphraseRequired | archive::Error::PassphraseIncorrect) => return Ok(Some(backup)),
+        Err(Unreadable::PassphraseRequired | Unreadable::PassphraseIncorrect) => return Ok(backup),
         Err(error) => return Err(error.into()),
     }
     let stop = |_: archive::Part<'_>| if stopped.is_cancelled() { Err(Error::Interrupted) } else { Ok(()) };
     file.seek(SeekFrom::Start(0)).map_err(folder::Error::from)?;
-    let (manifest, end) = archive::read(&mut file, passphrase, stop)?;
-    if manifest.backup != backup.id || manifest.passphrase.is_some() != backup.encrypted() {
-        return Err(Error::Damaged("it was renamed: it is another backup than its name says".into()));
+    let (manifest, end) = archive::read(file, passphrase, stop)?;
+    if manifest.backup != backup.id || manifest.passphrase.is_some() != encrypted {
+        return Err(renamed());
     }
     backup.learn(&manifest, &end);
-    Ok(Some(backup))
+    Ok(backup)
+}
+
+/// The name of a file that has lost it, out of its contents.
+pub(super) fn named_by_itself(
+    file: &mut (impl Read + Seek + Send + Sync),
+    sha256: Sha256,
+    passphrase: Option<&Passphrase>,
+) -> Result<FileName> {
+    match manifest(file, passphrase) {
+        Ok(manifest) => Ok(FileName::new(manifest.backup, sha256, manifest.passphrase.is_some())),
+        Err(Unreadable::PassphraseRequired | Unreadable::PassphraseIncorrect) => {
+            let problem = "the file is encrypted with a passphrase that is not in use here, so that its name is needed; send \
+                           the one that it had in the backup folder"
+                .into();
+            Err(Error::InvalidField { field: "header.file_name", problem })
+        }
+        Err(error) => Err(not_a_backup(error)),
+    }
+}
+
+fn manifest(file: &mut (impl Read + Seek + Send + Sync), passphrase: Option<&Passphrase>) -> Result<Manifest, Unreadable> {
+    file.seek(SeekFrom::Start(0)).map_err(Unreadable::Io)?;
+    archive::manifest(file, passphrase)
+}
+
+/// Its digest is what it should be, so nothing has happened to it since: it was never a backup.
+fn not_a_backup(error: Unreadable) -> Error {
+    match error {
+        Unreadable::NotABackup => Error::NotABackup("it begins as another kind of file does".into()),
+        Unreadable::UnsupportedEncryption(why) | Unreadable::Damaged(why) | Unreadable::TooLarge(why) => {
+            Error::NotABackup(why.into())
+        }
+        error => error.into(),
+    }
 }

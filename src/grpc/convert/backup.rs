@@ -13,10 +13,10 @@ use crate::grpc::proto::backup as wire;
 use crate::grpc::status::{published, published_name};
 use crate::model::backup::{Backup, ResourceContent, State, Trigger};
 use crate::model::verification::VerifyLevel;
-use crate::model::{BackupId, Passphrase, ResourceName, Sha256};
+use crate::model::{BackupId, FileName, Passphrase, ResourceName, Sha256};
 use crate::operations::call::{
     BackupChange, BackupRequest, Chunk, Download, DownloadRequest, Listed, Page, PreviewRequest, Rejected, ResourceState,
-    RestoreRequest, Synced, VerifyRequest,
+    RestoreRequest, Synced, UploadRequest, VerifyRequest,
 };
 
 /// Lists a page token may belong to.
@@ -241,6 +241,7 @@ pub fn trigger(trigger: Trigger) -> wire::Trigger {
         Trigger::Scheduled => wire::Trigger::Scheduled,
         Trigger::Safety => wire::Trigger::Safety,
         Trigger::Imported => wire::Trigger::Imported,
+        Trigger::Uploaded => wire::Trigger::Uploaded,
     }
 }
 
@@ -295,8 +296,44 @@ pub fn file_header(download: &Download) -> wire::DownloadBackupResponse {
 }
 
 pub fn file_chunk(chunk: Chunk) -> wire::DownloadBackupResponse {
-    let chunk = wire::FileChunk { offset: int64(chunk.offset), data: chunk.data, crc32c: Some(chunk.crc32c) };
+    let chunk = wire::FileChunk { offset: int64(chunk.offset), data: chunk.data, crc32c: chunk.crc32c };
     wire::DownloadBackupResponse { payload: Some(wire::download_backup_response::Payload::Chunk(chunk)) }
+}
+
+/// What the first message of an upload says of the file.
+pub fn upload_request(first: Option<wire::UploadBackupRequest>) -> Result<UploadRequest, Status> {
+    use wire::upload_backup_request::Payload;
+    let Some(Payload::Header(header)) = first.and_then(|message| message.payload) else {
+        return Err(invalid("header", "The first message of an upload is its `header`; send it before the chunks."));
+    };
+    let file_name = match header.file_name.as_str() {
+        "" => None,
+        text => Some(text.parse::<FileName>().map_err(|_| {
+            invalid(
+                "header.file_name",
+                "`file_name` is the name that the file had in a backup folder, without a path; leave it out if it is lost.",
+            )
+        })?),
+    };
+    let size = u64::try_from(header.size_bytes);
+    let sha256 = header.sha256.parse::<Sha256>();
+    Ok(UploadRequest {
+        file_name,
+        size_bytes: size.map_err(|_| invalid("header.size_bytes", "`size_bytes` is not negative; send the size of the file."))?,
+        sha256: sha256
+            .map_err(|_| invalid("header.sha256", "`sha256` is required, the SHA-256 of the file: 64 lower-case hex digits."))?,
+        description: text("header.description", header.description, MAX_TEXT)?,
+        request_id: text("header.request_id", header.request_id, MAX_REQUEST_ID)?,
+    })
+}
+
+pub fn upload_chunk(message: wire::UploadBackupRequest) -> Result<Chunk, Status> {
+    use wire::upload_backup_request::Payload;
+    let Some(Payload::Chunk(chunk)) = message.payload else {
+        return Err(invalid("chunk", "Behind the header an upload has chunks only."));
+    };
+    let offset = u64::try_from(chunk.offset).map_err(|_| invalid("chunk.offset", "`offset` is not negative."))?;
+    Ok(Chunk { offset, data: chunk.data, crc32c: chunk.crc32c })
 }
 
 /// The page that was asked for, out of all resources.

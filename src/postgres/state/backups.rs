@@ -180,12 +180,16 @@ impl State {
 pub struct Publication(Transaction<'static, Postgres>);
 
 impl Publication {
+    pub(super) fn of(transaction: Transaction<'static, Postgres>) -> Self {
+        Self(transaction)
+    }
+
     pub async fn commit(self) -> Result<(), Error> {
         Ok(self.0.commit().await?)
     }
 }
 
-async fn set_state(
+pub(super) async fn set_state(
     connection: &mut PgConnection,
     id: &BackupId,
     from: BackupState,
@@ -199,7 +203,7 @@ async fn set_state(
     Ok(update.execute(connection).await?.rows_affected() == 1)
 }
 
-fn word(state: BackupState) -> &'static str {
+pub(super) fn word(state: BackupState) -> &'static str {
     match state {
         BackupState::Creating => "creating",
         BackupState::Ready => "ready",

@@ -6,6 +6,7 @@ mod leases;
 mod operations;
 mod settings;
 mod slots;
+mod uploads;
 
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ pub use events::Outbox;
 pub use leases::{Asked, Grant};
 pub use operations::{Accepted, Alive, Commit, Request, Unfinished};
 pub use slots::Slot;
+pub use uploads::Uploaded;
 
 /// Cheap to clone.
 #[derive(Debug, Clone)]
@@ -45,11 +47,12 @@ pub struct System {
     pub install_time: DateTime<Utc>,
 }
 
-const MIGRATIONS: [(i64, &str, &str); 4] = [
+const MIGRATIONS: [(i64, &str, &str); 5] = [
     (1, "state", include_str!("../migrations/0001_state.sql")),
     (2, "events", include_str!("../migrations/0002_events.sql")),
     (3, "lock", include_str!("../migrations/0003_lock.sql")),
     (4, "found", include_str!("../migrations/0004_found.sql")),
+    (5, "upload", include_str!("../migrations/0005_upload.sql")),
 ];
 
 /// Where the state is.

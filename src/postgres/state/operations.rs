@@ -49,7 +49,7 @@ pub enum Commit {
 }
 
 /// How long a `request_id` is remembered.
-const REMEMBERED: &str = "24 hours";
+pub(super) const REMEMBERED: &str = "24 hours";
 
 /// An operation that is not done, and what is known of its owner.
 #[derive(Debug, Clone, Copy)]
@@ -215,10 +215,12 @@ impl State {
         Ok(adopted.fetch_optional(&self.pool).await?.map(operation))
     }
 
-    /// Forgets operations that ended long ago.
+    /// Forgets operations that ended long ago, and requests that are not remembered any more.
     pub async fn forget_operations(&self) -> Result<(), Error> {
         let delete = "DELETE FROM operation WHERE done AND create_time < clock_timestamp() - interval '30 days'";
         sqlx::query(delete).execute(&self.pool).await?;
+        let delete = "DELETE FROM upload WHERE create_time <= clock_timestamp() - $1::interval";
+        sqlx::query(delete).bind(REMEMBERED).execute(&self.pool).await?;
         Ok(())
     }
 }
