@@ -94,6 +94,8 @@
 //!
 //! The folder is the truth and the catalog an index of it: at the start, and when somebody asks, what is in the folder is compared
 //! with the catalog (`operations::sync`). What a file that was found there says of itself enters the catalog once it is opened.
+//! A file that a caller sends (`operations::upload`) is a draft until it is proven in the same way; then it gets its name and its entry
+//! in one transaction, as a backup does, but needs no lock. `operations::transfer` says how slow a download or upload may be.
 //! Each file is read again within a day (`operations::scrub`), in the way in which `operations::verify` does it when somebody asks.
 //!
 //! # What comes later, and where its place is

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use holdfast::grpc::proto::backup::download_backup_response::Payload;
 use holdfast::grpc::proto::backup::{Backup, DownloadBackupRequest, DownloadBackupResponse, Retention, SetRetentionRequest};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt;
@@ -53,38 +54,42 @@ async fn rest(messages: &mut Streaming<DownloadBackupResponse>) -> Result<(Optio
     Ok((at, bytes))
 }
 
-/// A way to the service on which each connection is cut after some bytes of its answers; so many were.
-async fn cutting(address: String, mut chance: Chance) -> (String, Arc<AtomicU32>) {
+/// A way to the service on which each connection is cut after so many bytes of requests, or of answers; so many were.
+pub async fn cutting(address: String, mut limits: impl FnMut() -> (u64, u64) + Send + 'static) -> (String, Arc<AtomicU32>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (port, cuts) = (listener.local_addr().unwrap().port(), Arc::new(AtomicU32::new(0)));
     let counted = cuts.clone();
     tokio::spawn(async move {
         while let Ok((client, _)) = listener.accept().await {
-            // A piece, the first answers, and a part of another piece.
-            let mut left = (300 << 10) + usize::try_from(chance.below(600 << 10)).unwrap();
-            let (address, cuts) = (address.clone(), counted.clone());
+            let ((asked, told), address, cuts) = (limits(), address.clone(), counted.clone());
             tokio::spawn(async move {
                 let server = TcpStream::connect(address.trim_start_matches("http://")).await.unwrap();
-                let (mut from_client, mut to_client) = client.into_split();
-                let (mut from_server, mut to_server) = server.into_split();
-                let asking = tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
-                let mut piece = vec![0; 16 << 10];
-                while let Ok(count @ 1..) = from_server.read(&mut piece).await {
-                    let passed = count.min(left);
-                    left -= passed;
-                    if to_client.write_all(&piece[..passed]).await.is_err() {
-                        break;
-                    }
-                    if left == 0 {
-                        cuts.fetch_add(1, Ordering::Relaxed);
-                        break;
-                    }
-                }
-                asking.abort();
+                let (from_client, to_client) = client.into_split();
+                let (from_server, to_server) = server.into_split();
+                let cut = tokio::select! {
+                    cut = pass(from_client, to_server, asked) => cut,
+                    cut = pass(from_server, to_client, told) => cut,
+                };
+                cuts.fetch_add(u32::from(cut), Ordering::Relaxed);
             });
         }
     });
     (format!("http://127.0.0.1:{port}"), cuts)
+}
+
+/// Whether there was more than `limit`.
+async fn pass(from: OwnedReadHalf, mut to: OwnedWriteHalf, limit: u64) -> bool {
+    matches!(tokio::io::copy(&mut from.take(limit), &mut to).await, Ok(passed) if passed == limit)
+}
+
+/// A backup of more than 3 MiB: it does not compress.
+pub async fn world_of_many_pieces() -> (World, Backup) {
+    let mut world = World::without_service().await;
+    world.sql("insert into platform.notification_template (event, language, subject, body) select 'load.test', 'x' || i, '', (select string_agg(md5(i || '/' || j), '') from generate_series(1, 4000) as j) from generate_series(1, 60) as i").await;
+    world.start().await.unwrap();
+    let backup = world.backup().await;
+    assert!(backup.size_bytes > 3 << 20, "{}", backup.size_bytes);
+    (world, backup)
 }
 
 async fn save(endpoint: String, backup: &Backup, to: &Path) -> Output {
@@ -96,14 +101,9 @@ async fn save(endpoint: String, backup: &Backup, to: &Path) -> Output {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn p16_a_download_that_is_cut_anywhere_is_continued_and_never_mixed_up() {
-    let mut world = World::without_service().await;
-    // Many pieces, and bytes that do not compress.
-    world.sql("insert into platform.notification_template (event, language, subject, body) select 'load.test', 'x' || i, '', (select string_agg(md5(i || '/' || j), '') from generate_series(1, 4000) as j) from generate_series(1, 60) as i").await;
-    world.start().await.unwrap();
-    let backup = world.backup().await;
+    let (world, backup) = world_of_many_pieces().await;
     let file = std::fs::read(world.file(&backup)).unwrap();
     let size = file.len() as u64;
-    assert!(size > 3 << 20, "{size}");
     let mut chance = Chance(16);
     for _ in 0..rounds(50, 1000) {
         let (offset, limit) = (chance.below(size), chance.below(size / 4) + 1);
@@ -121,7 +121,10 @@ async fn p16_a_download_that_is_cut_anywhere_is_continued_and_never_mixed_up() {
         assert!(output.status.success() && std::fs::read(&to).unwrap() == file, "from {length}: {output:?}");
     }
     for round in 0..rounds(1, 20) {
-        let (endpoint, cuts) = cutting(world.address(), Chance(round.into())).await;
+        // A piece, the first answers, and a part of another piece.
+        let mut chance = Chance(round.into());
+        let limits = move || (u64::MAX, (300 << 10) + chance.below(600 << 10));
+        let (endpoint, cuts) = cutting(world.address(), limits).await;
         let to = away.path().join(format!("cut-{round}"));
         let output = save(endpoint, &backup, &to).await;
         assert!(output.status.success() && std::fs::read(&to).unwrap() == file, "{output:?}");

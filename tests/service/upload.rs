@@ -1,6 +1,8 @@
 //! Uploads: a file of elsewhere is taken in whole and once, and whatever is wrong with it, or with who sends it, leaves nothing.
 
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use holdfast::grpc::proto::backup::backup::State;
@@ -16,7 +18,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
 use super::files::Volume;
-use super::world::{PASSPHRASE, World, eventually, eventually_async, refused, sha256};
+use super::transfers::{cutting, world_of_many_pieces};
+use super::world::{BINARY, PASSPHRASE, TOKEN, World, eventually, eventually_async, refused, sha256};
 
 const EARLIER: &str = "the passphrase of another year";
 const PIECE: usize = 64 << 10;
@@ -243,9 +246,10 @@ async fn s17_only_backup_files_are_taken_in_and_each_is_what_its_name_says() {
     let (made, bytes) = world.elsewhere_made().await;
     let (other, _) = world.elsewhere_made().await;
     let archive = zstd::decode_all(&bytes[..]).unwrap();
-    let altered = |present: &[u8], new: &[u8]| {
+    // So many bytes behind the beginning of what is there.
+    let altered = |present: &[u8], behind: usize, new: &[u8]| {
         let mut archive = archive.clone();
-        let at = archive.windows(present.len()).position(|part| part == present).expect("it is in there");
+        let at = archive.windows(present.len()).position(|part| part == present).expect("it is in there") + behind;
         archive[at..at + new.len()].copy_from_slice(new);
         zstd::encode_all(&archive[..], 1).unwrap()
     };
@@ -259,8 +263,8 @@ async fn s17_only_backup_files_are_taken_in_and_each_is_what_its_name_says() {
         ("another archive", zstd::encode_all(&vec![b'x'; 5000][..], 1).unwrap(), false, no_backup),
         ("half a file", bytes[..bytes.len() / 2].to_vec(), false, damaged),
         ("a plain file that says it is encrypted", bytes.clone(), true, damaged),
-        ("an altered row", altered(b"data/permissions", b"data/permission_"), false, damaged),
-        ("a newer format", altered(br#""format_version": "1.0""#, br#""format_version": "9.0""#), false, newer),
+        ("an altered row", altered(b"data/permissions/platform.permission/00000.copy", 512, b"~"), false, damaged),
+        ("a newer format", altered(br#""format_version": "1.0""#, 19, b"9"), false, newer),
     ];
     for (what, bytes, encrypted, (reason, code)) in cases {
         let error = world.upload(&named(&made.file_name, &bytes, encrypted), &bytes).await.unwrap_err();
@@ -540,4 +544,35 @@ async fn on_the_command_line_a_file_is_checked_here_first_and_named_by_the_servi
     assert!(world.drafts().is_empty() && world.files().is_empty());
     assert_eq!(run(&["upload", &file]).0, 0);
     eventually_async(Duration::from_secs(5), async || (world.listed().await.len() == 1).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p14_an_upload_that_is_cut_off_is_sent_again_by_itself_and_taken_in_once() {
+    let (world, made) = world_of_many_pieces().await;
+    let away = tempfile::tempdir().unwrap();
+    let file = away.path().join(&made.file_name);
+    std::fs::copy(world.file(&made), &file).unwrap();
+    let run = async |endpoint: String| {
+        let mut command = Command::new(BINARY);
+        command.arg("upload").arg(&file).env_clear().env("HOLDFAST_ENDPOINT", endpoint).env("HOLDFAST_TOKEN", TOKEN);
+        tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+    };
+    // More is on its way than the windows hold when the service refuses it.
+    let output = run(world.address()).await;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(64 + 6) && said.contains("it is this file"), "{said}");
+    world.delete(&made).await;
+    // The first two connections break.
+    let mut connections = 0;
+    let limits = move || {
+        connections += 1;
+        (if connections < 3 { connections << 20 } else { u64::MAX }, u64::MAX)
+    };
+    let (endpoint, cuts) = cutting(world.address(), limits).await;
+    let output = run(endpoint).await;
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(cuts.load(Ordering::Relaxed), 2);
+    assert_eq!(world.value(EVENTS).await, "backup.uploaded");
+    world.drafts_go().await;
+    world.is_tidy().await;
 }
