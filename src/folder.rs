@@ -112,10 +112,19 @@ impl Folder {
 
     /// Makes the folder the volume `id`. A crash or a full volume leaves no half identity.
     pub fn identify(&self, id: Uuid) -> Result<(), Error> {
+        self.write_identity(id, RenameFlags::NOREPLACE)
+    }
+
+    /// The same, whichever it was before.
+    pub fn identify_anew(&self, id: Uuid) -> Result<(), Error> {
+        self.write_identity(id, RenameFlags::empty())
+    }
+
+    fn write_identity(&self, id: Uuid, how: RenameFlags) -> Result<(), Error> {
         let mut draft = self.draft(OperationId(Uuid::new_v4()))?;
         writeln!(draft, "{id}")?;
         draft.file.sync_all()?;
-        self.publish(draft, IDENTITY)
+        self.publish(draft, IDENTITY, how)
     }
 
     /// Whether the folder is the volume `id` and can be written to.
@@ -151,12 +160,17 @@ impl Folder {
 
     /// Gives a whole, durable and proven draft its final name. Never replaces a file.
     pub fn keep(&self, draft: Draft, name: &FileName) -> Result<(), Error> {
-        self.publish(draft, &name.to_string())
+        self.publish(draft, &name.to_string(), RenameFlags::NOREPLACE)
     }
 
-    fn publish(&self, mut draft: Draft, name: &str) -> Result<(), Error> {
+    /// The same, in the place of a file of this name that is damaged, if there is one: at every moment there is that or this.
+    pub fn replace(&self, draft: Draft, name: &FileName) -> Result<(), Error> {
+        self.publish(draft, &name.to_string(), RenameFlags::empty())
+    }
+
+    fn publish(&self, mut draft: Draft, name: &str, how: RenameFlags) -> Result<(), Error> {
         let path = self.path.join(name);
-        renameat_with(CWD, &draft.path, CWD, &path, RenameFlags::NOREPLACE).map_err(|error| Error::from(error).of_folder())?;
+        renameat_with(CWD, &draft.path, CWD, &path, how).map_err(|error| Error::from(error).of_folder())?;
         draft.kept = true;
         self.sync().inspect_err(|_| {
             // The name may not outlive a power cut, so it must not be there now.

@@ -18,14 +18,15 @@
 //! | [`postgres`] | the platform's database: a snapshot out, a staged restore in, the service's own state | SQL |
 //! | [`lock`] | the maintenance lock as its holder sees it, whoever hosts it | |
 //! | [`webhook`] | a receiver of events: CloudEvents, signed | HTTP |
-//! | [`operations`] | what happens, in which order. Every way in ends here, and only here the five above are joined | |
+//! | [`depot`] | the archive, a second place for the files: another `folder`, or a bucket | S3 |
+//! | [`operations`] | what happens, in which order. Every way in ends here, and only here the six above are joined | |
 //! | [`timer`] | the clock as a caller | tokio-cron-scheduler |
 //! | [`grpc`] | the wire: services of short methods, conversions, access, one failure -> status | tonic |
 //! | [`cli`] | the same program as a client | the terminal |
 //! | [`config`], [`telemetry`] | arguments and environment; log lines | |
 //! | [`fault`] | panics on demand, for tests; not in release builds | |
 //!
-//! Use goes one way: `main` -> `grpc`, `timer`, `cli` -> `operations` -> `postgres`, `archive`, `folder`, `lock`, `webhook` -> `model`.
+//! Use goes one way: `main` -> `grpc`, `timer`, `cli` -> `operations` -> `postgres`, `archive`, `folder`, `depot`, `lock`, `webhook` -> `model`.
 //! `tests/architecture.rs` holds it. `cli` is a client: it speaks gRPC, and reads files with `archive`. The lock of another
 //! service is called from `grpc` too, behind the trait of `lock`.
 //!
@@ -94,6 +95,8 @@
 //!
 //! The folder is the truth and the catalog an index of it: at the start, and when somebody asks, what is in the folder is compared
 //! with the catalog (`operations::sync`). What a file that was found there says of itself enters the catalog once it is opened.
+//! Each file is copied to the archive as well, if there is one, and read back from there (`operations::archiving`); a backup whose
+//! file is gone or damaged is brought back when it is used (`operations::bring_back`), and what only the archive has is listed.
 //! Each file is read again within a day (`operations::scrub`), in the way in which `operations::verify` does it when somebody asks.
 //!
 //! # What comes later, and where its place is
@@ -104,6 +107,7 @@
 pub mod archive;
 pub mod cli;
 pub mod config;
+pub mod depot;
 pub mod fault;
 pub mod folder;
 pub mod grpc;

@@ -83,17 +83,29 @@ async fn serve(arguments: Serve, apart: &Handle) -> Result<()> {
     let folder = Folder::open(&arguments.folder)
         .with_context(|| format!("the backup folder {} cannot be used", arguments.folder.display()))?;
     let (operation_timeout, scrub_period) = (*arguments.operation_timeout, arguments.scrub_period());
-    let webhook = arguments.webhook()?;
+    let (webhook, archive) = (arguments.webhook()?, arguments.archive()?);
     let (lock_ttl, remote) = (arguments.lock_ttl()?, {
         let _apart = apart.enter();
         arguments.remote_lock()?
     });
     let start = async || {
         let (database, folder, catalog) = (database.clone(), folder.clone(), catalog.clone());
-        let (seal_key, webhook) = (seal_key.clone(), webhook.clone());
+        let (seal_key, webhook, archive) = (seal_key.clone(), webhook.clone(), archive.clone());
         let state = State::open(&database).await?;
         let (locks, hosted) = lock(remote.clone(), lock_ttl, &state, &folder, &seal_key, apart);
-        let parts = Parts { database, state, folder, catalog, seal_key, locks, hosted, operation_timeout, scrub_period, webhook };
+        let parts = Parts {
+            database,
+            state,
+            folder,
+            catalog,
+            seal_key,
+            locks,
+            hosted,
+            operation_timeout,
+            scrub_period,
+            webhook,
+            archive,
+        };
         Holdfast::start(parts).await
     };
 

@@ -23,6 +23,7 @@ use super::names::BackupChoice;
 use super::output::note;
 use super::problem::Problem;
 use super::progress::Meter;
+use super::verify::bring_back;
 use crate::grpc::proto::backup::download_backup_response::Payload;
 use crate::grpc::proto::backup::{Backup, DownloadBackupRequest, FileChunk};
 use crate::model::{FileName, Sha256};
@@ -54,6 +55,7 @@ pub async fn download(session: Session, download: Download) -> Result<(), Proble
         }
         note(&format!("{} is there already and is right", target.display()));
     } else {
+        bring_back(&session, &backup).await?;
         let mut part = Part::open(&target)?;
         part.fill(&session.client, &backup, size).await?;
         if part.hash()? != sha256 && part.resumed {

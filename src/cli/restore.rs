@@ -16,6 +16,7 @@ use super::names::{BackupChoice, Reason, Resource};
 use super::output::{clean, id, note, time};
 use super::passphrase::{Source, can_ask, confirm};
 use super::problem::Problem;
+use super::verify::bring_back;
 use crate::grpc::proto::backup::{Backup, PreviewRestoreRequest, RestorePreview, RestoreRequest, operation};
 
 const CANNOT_BE_UNDONE: &str = "No safety backup is made: this restore cannot be undone.";
@@ -82,6 +83,7 @@ pub async fn restore(session: Session, restore: Restore) -> Result<(), Problem> 
 
 /// Previews, asks, restores and reports.
 pub async fn carry_out(session: &Session, backup: Backup, resources: Vec<String>, how: &How) -> Result<(), Problem> {
+    bring_back(session, &backup).await?;
     let passphrase =
         if describe::is_encrypted(&backup) { how.passphrase.for_service(&id(&backup.name))? } else { how.passphrase.given()? };
     let mut request = RestoreRequest {

@@ -13,7 +13,7 @@ use super::names::BackupChoice;
 use super::output::{id, note};
 use super::passphrase::Source;
 use super::problem::Problem;
-use crate::grpc::proto::backup::{VerifyBackupRequest, VerifyLevel, VerifyResult, operation};
+use crate::grpc::proto::backup::{Backup, VerifyBackupRequest, VerifyLevel, VerifyResult, backup, operation};
 
 #[derive(Debug, clap::Args)]
 pub struct Verify {
@@ -67,6 +67,18 @@ pub async fn verify(session: Session, verify: Verify) -> Result<(), Problem> {
     };
     output.result(&found, describe::verification)?;
     not_valid(&found).map_or(Ok(()), Err)
+}
+
+/// Has the file of a backup brought back from the archive, where it is there and not in the folder as it should be.
+pub async fn bring_back(session: &Session, backup: &Backup) -> Result<(), Problem> {
+    if backup.archive_time.is_none() || !matches!(backup.state(), backup::State::Missing | backup::State::Invalid) {
+        return Ok(());
+    }
+    let client = &session.client;
+    note(&format!("{} is brought back from the archive", backup.file_name));
+    let request = VerifyBackupRequest { name: backup.name.clone(), request_id: Uuid::new_v4().to_string(), ..Default::default() };
+    let started = client.begin(async || client.backups().verify_backup(unary(request.clone())).await).await?;
+    succeeded(follow(client, started).await?).map(|_| ())
 }
 
 /// Why a backup that was verified cannot be relied on, if it cannot.

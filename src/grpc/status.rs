@@ -56,6 +56,7 @@ pub fn published(reason: Reason) -> (Code, ErrorReason) {
         Reason::OperationTimedOut => (Code::DeadlineExceeded, ErrorReason::OperationTimedOut),
         Reason::StorageFull => (Code::ResourceExhausted, ErrorReason::StorageFull),
         Reason::StorageUnavailable => (Code::Unavailable, ErrorReason::StorageUnavailable),
+        Reason::ArchiveUnavailable => (Code::Unavailable, ErrorReason::ArchiveUnavailable),
         Reason::DatabaseUnavailable => (Code::Unavailable, ErrorReason::DatabaseUnavailable),
         Reason::ServerDraining => (Code::Unavailable, ErrorReason::ServerDraining),
         Reason::BackupCorrupted => (Code::DataLoss, ErrorReason::BackupCorrupted),

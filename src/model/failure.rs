@@ -47,6 +47,7 @@ pub enum Reason {
     OperationTimedOut,
     StorageFull,
     StorageUnavailable,
+    ArchiveUnavailable,
     DatabaseUnavailable,
     ServerDraining,
     BackupCorrupted,

@@ -3,6 +3,7 @@
 //! Values only: no I/O, no async, no clock (`now` is always an argument). What comes from outside becomes one of
 //! these types in one place, and inside there are only valid values.
 
+pub mod archive;
 pub mod backup;
 pub mod catalog;
 pub mod copy;

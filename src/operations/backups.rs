@@ -76,6 +76,7 @@ impl Holdfast {
             sequence: stored.sequence,
             register_time: stored.register_time,
             revision: stored.revision,
+            archive_time: stored.archive_time,
             backup: stored.backup,
         };
         Ok(stored.into_iter().map(listed).collect())

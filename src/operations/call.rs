@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use tokio::sync::mpsc;
 
+use crate::model::archive::ArchiveFacts;
 use crate::model::backup::{Backup, Trigger};
 use crate::model::catalog::Resource;
 pub use crate::model::event::Caller;
@@ -109,6 +110,8 @@ pub struct Listed {
     pub sequence: i64,
     pub register_time: DateTime<Utc>,
     pub revision: i64,
+    /// When its file was proven in the archive, if it is there.
+    pub archive_time: Option<DateTime<Utc>>,
     /// Place in the retention queue, 1 for the newest; `None` where retention does not count it.
     pub position: Option<u32>,
     pub max_count: u32,
@@ -201,4 +204,6 @@ pub struct SystemStatus {
     pub storage_available_bytes: u64,
     pub storage_used_bytes: u64,
     pub system_id: uuid::Uuid,
+    /// `None`: there is no archive.
+    pub archive: Option<ArchiveFacts>,
 }

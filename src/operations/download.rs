@@ -21,7 +21,7 @@ impl Holdfast {
         let guard = self.0.in_use.read(&id).ok_or_else(|| Error::BackupInUse(id.clone()))?;
         let stored = self.0.parts.state.backup(&id).await?.ok_or_else(|| Error::BackupNotFound(id.clone()))?;
         let backup = match stored.backup.state {
-            State::Invalid => stored.backup,
+            State::Invalid if !self.comes_back(&stored) => stored.backup,
             _ => self.ready_backup(&id).await?,
         };
         if request.expected.is_some_and(|expected| expected != backup.sha256) {

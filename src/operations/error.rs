@@ -9,7 +9,7 @@ use crate::model::lock::{Holder, NAME, Purpose};
 use crate::model::manifest::PassphraseNote;
 use crate::model::notice::{Notice, Severity};
 use crate::model::{BackupId, Failure, OperationId, Reason, ResourceName, schedule, secret};
-use crate::{archive, folder, lock, postgres};
+use crate::{archive, depot, folder, lock, postgres};
 
 /// Everything that can go wrong, named for what a caller can know or do about it.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +32,10 @@ pub enum Error {
     ResourceNotInBackup(ResourceName),
     #[error("backup {0} cannot be used: {1}")]
     BackupNotReady(BackupId, String),
+    #[error("the file of backup {0} is on its way back from the archive")]
+    OnItsWay(BackupId, OperationId),
+    #[error("the file could not be brought back from the archive: {}", .0.message)]
+    NotBroughtBack(Box<Failure>),
     #[error("backup {0} is in use")]
     BackupInUse(BackupId),
     #[error("the backup is encrypted, and no passphrase was given")]
@@ -76,6 +80,8 @@ pub enum Error {
     ReadBack,
     #[error(transparent)]
     Folder(#[from] folder::Error),
+    #[error(transparent)]
+    Depot(#[from] depot::Error),
     #[error(transparent)]
     Database(#[from] postgres::Error),
     #[error("a bug: {0}")]
@@ -123,6 +129,15 @@ impl Error {
             Self::ResourceUnknown(name) => failure(Reason::ResourceUnknown).subject(format!("resources/{name}")),
             Self::ResourceNotInBackup(name) => failure(Reason::ResourceNotInBackup).subject(format!("resources/{name}")),
             Self::BackupNotReady(id, _) => failure(Reason::BackupNotReady).subject(backup(id)),
+            Self::OnItsWay(id, operation_id) => failure(Reason::BackupNotReady)
+                .with("operation", operation(*operation_id))
+                .subject(backup(id))
+                .retry_after(LATER)
+                .instructions("Wait for that operation, and call again."),
+            Self::NotBroughtBack(cause) => Failure {
+                message: format!("The file could not be brought back from the archive. {}", cause.message),
+                ..(**cause).clone()
+            },
             Self::BackupInUse(id) => failure(Reason::BackupInUse)
                 .subject(backup(id))
                 .instructions("Wait until the restore, download or verification has ended."),
@@ -169,6 +184,7 @@ impl Error {
                 failure(Reason::StorageUnavailable).instructions("Check the volume: it does not return what is written to it.")
             }
             Self::Folder(error) => folder(error, failure),
+            Self::Depot(error) => depot(error, failure),
             Self::Database(error) => database(error, failure),
             Self::Bug(_) => {
                 tracing::error!(error = self as &dyn std::error::Error, "an operation failed for a reason within Holdfast");
@@ -212,6 +228,34 @@ fn folder(error: &folder::Error, failure: impl Fn(Reason) -> Failure) -> Failure
             .instructions("Mount the volume that holds the backups of this system."),
         Folder::Missing => failure(Reason::BackupFileMissing),
         Folder::Exists => failure(Reason::Internal),
+    }
+}
+
+fn depot(error: &depot::Error, failure: impl Fn(Reason) -> Failure) -> Failure {
+    use depot::Error as Depot;
+    tracing::warn!(error = error as &dyn std::error::Error, "the archive failed");
+    let unavailable = |instructions: &str| failure(Reason::ArchiveUnavailable).retry_after(LATER).instructions(instructions);
+    match error {
+        Depot::Missing => failure(Reason::BackupFileMissing).instructions("Use another backup."),
+        Depot::Damaged | Depot::Changed => {
+            failure(Reason::BackupCorrupted).instructions("Use another backup, or a copy of this file from elsewhere.")
+        }
+        Depot::TimedOut | Depot::Unavailable(_) => unavailable("Nothing waits for it; it is tried again."),
+        Depot::Full(_) => unavailable("Make place in the archive, or limit it with HOLDFAST_ARCHIVE__MAX_COUNT."),
+        Depot::Refused(_) => unavailable("Check the keys that are configured for the archive, and what they may do."),
+        Depot::NoBucket => unavailable("Create the bucket, or check its name and HOLDFAST_ARCHIVE__ENDPOINT."),
+        Depot::Folder(_) | Depot::WorldWritable => unavailable("Mount the archive folder, and let only Holdfast write to it."),
+        Depot::NotThere => {
+            unavailable("Mount the archive of this system. A new one has a new address: another folder, or another prefix.")
+        }
+        Depot::Foreign(system) if system.is_nil() => {
+            unavailable("Its identity file names no system. Choose another folder, bucket or prefix.")
+        }
+        Depot::Foreign(system) => unavailable(&format!(
+            "Choose another folder, bucket or prefix. Only when that system is gone, and this one takes its place: set HOLDFAST_ARCHIVE__ADOPT={system}."
+        )),
+        Depot::Local(_) => failure(Reason::StorageUnavailable).retry_after(LATER),
+        Depot::Panicked => Failure::new(Reason::Internal, "Something went wrong within Holdfast; its log has the details."),
     }
 }
 

@@ -1,10 +1,12 @@
 //! What happens, in which order. Every way in - calls, timer, recovery - ends here.
 //!
-//! Only this module joins `postgres`, `archive`, `folder`, `lock` and `webhook`, which do not know each other. The life of an
+//! Only this module joins `postgres`, `archive`, `folder`, `depot`, `lock` and `webhook`, which do not know each other. The life of an
 //! operation is in [`work`]; what a backup and a restore do is in [`backup`] and [`restore`], from top to bottom.
 
+mod archiving;
 mod backup;
 mod backups;
+mod bring_back;
 pub mod call;
 mod download;
 mod error;
@@ -49,6 +51,7 @@ use crate::postgres::Database;
 use crate::postgres::state::{State, System};
 use crate::webhook::Webhook;
 
+pub use archiving::Archive;
 pub use error::Error;
 pub use locks::Hosted;
 pub use seal::SealKey;
@@ -76,6 +79,8 @@ pub struct Parts {
     pub scrub_period: Duration,
     /// Who is told of events.
     pub webhook: Option<Webhook>,
+    /// A second place for the files.
+    pub archive: Option<Archive>,
 }
 
 /// The parts, and what runs on them.
@@ -153,6 +158,9 @@ impl Holdfast {
         holdfast.0.tasks.spawn(holdfast.clone().write_refusals(waiting));
         if let Some(webhook) = holdfast.0.parts.webhook.clone() {
             holdfast.always("delivery", move |holdfast| holdfast.deliver_always(webhook.clone()));
+        }
+        if let Some(archive) = holdfast.0.parts.archive.clone() {
+            holdfast.always("archive", move |holdfast| holdfast.archive_always(archive.clone()));
         }
         Ok(holdfast)
     }

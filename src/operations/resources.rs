@@ -53,6 +53,7 @@ impl Holdfast {
             storage_available_bytes: space.map_or(0, |space| space.available),
             storage_used_bytes: backups.iter().map(|stored| stored.backup.size_bytes).sum(),
             system_id: self.0.system.id,
+            archive: self.archive_facts().await?,
         })
     }
 }

@@ -114,8 +114,14 @@ impl Holdfast {
         other.into_iter().chain(skipped).chain(kept).chain(plain).collect()
     }
 
+    /// The backup, which can be used. Its file is brought back from the archive where it has to be.
     pub(super) async fn ready_backup(&self, id: &BackupId) -> Result<Backup> {
-        let stored = self.0.parts.state.backup(id).await?.ok_or_else(|| Error::BackupNotFound(id.clone()))?;
+        let find = async || self.0.parts.state.backup(id).await?.ok_or_else(|| Error::BackupNotFound(id.clone()));
+        let mut stored = find().await?;
+        if self.comes_back(&stored) {
+            self.have_brought_back(id).await?;
+            stored = find().await?;
+        }
         match stored.backup.state {
             State::Ready => Ok(stored.backup),
             State::Missing => Err(crate::folder::Error::Missing.into()),

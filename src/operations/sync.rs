@@ -67,8 +67,8 @@ impl Holdfast {
         }
     }
 
-    /// Enters files that were copied in, oldest first, marks those that are gone, and finds those that are back. What is not a
-    /// whole backup file is left alone. What was done before an error stays done.
+    /// Enters files that were copied in, oldest first, marks those that are gone, and finds those that are back; then enters those
+    /// that only the archive has. What is not a whole backup file is left alone. What was done before an error stays done.
     pub async fn sync_backups(&self, caller: &Caller) -> Result<Synced> {
         self.accepting()?;
         let _alone = self.0.syncing.lock().await;
@@ -106,6 +106,7 @@ impl Holdfast {
                 },
             }
         }
+        entered.extend(self.sync_archive(caller).await);
         let rejected_count = all_rejected.len() as u64;
         all_rejected.truncate(MAX_REJECTED);
         let imported = match entered.is_empty() {

@@ -30,6 +30,7 @@ pub(super) type Looked = (Vec<Check>, Option<(Manifest, EndRecord)>);
 
 impl Holdfast {
     /// Starts a verification. Only a rehearsal needs the maintenance lock.
+    /// A file that is gone or damaged is first brought back from the archive, where that has it.
     pub async fn verify_backup(&self, caller: &Caller, request: VerifyRequest) -> Result<Operation> {
         self.accepting()?;
         let VerifyRequest { backup: id, level, passphrase, request_id } = request;
@@ -42,6 +43,7 @@ impl Holdfast {
         let in_use = self.0.in_use.read(&id).ok_or_else(|| Error::BackupInUse(id.clone()))?;
         let mut held = (place, in_use);
         let stored = self.0.parts.state.backup(&id).await?.ok_or_else(|| Error::BackupNotFound(id.clone()))?;
+        let comes_back = self.comes_back(&stored);
         let backup = match stored.backup.state {
             State::Creating => return Err(Error::BackupNotReady(id, "it is being made".into())),
             State::Deleting => return Err(Error::BackupNotReady(id, "it is being deleted".into())),
@@ -59,6 +61,10 @@ impl Holdfast {
         let (holdfast, about) = (self.clone(), operation.clone());
         let run = move |work| async move {
             let _held = held;
+            if comes_back {
+                holdfast.check_volume().await?;
+                holdfast.bring_back(&work, &backup).await?;
+            }
             holdfast.run_verification(&work, &about, backup, level, passphrase).await
         };
         self.begin(operation, key, Duration::ZERO, run).await

@@ -181,6 +181,7 @@ pub fn listed(listed: Listed) -> wire::Backup {
         register_time: Some(timestamp(listed.register_time)),
         retention_position,
         etag: etag(listed.revision),
+        archive_time: listed.archive_time.map(timestamp),
         ..message
     }
 }

@@ -1,5 +1,6 @@
 //! The service's own state, in the schema `holdfast`: what survives this process and is in no backup.
 
+mod archive;
 mod backups;
 pub(super) mod events;
 mod leases;
@@ -21,6 +22,7 @@ use crate::model::name::quoted;
 use crate::model::operation::RestoreResult;
 use crate::model::{Catalog, Notice, OperationId};
 
+pub use archive::Archivist;
 pub use backups::{Publication, Stored};
 pub use events::Outbox;
 pub use leases::{Asked, Grant};
@@ -45,11 +47,12 @@ pub struct System {
     pub install_time: DateTime<Utc>,
 }
 
-const MIGRATIONS: [(i64, &str, &str); 4] = [
+const MIGRATIONS: [(i64, &str, &str); 5] = [
     (1, "state", include_str!("../migrations/0001_state.sql")),
     (2, "events", include_str!("../migrations/0002_events.sql")),
     (3, "lock", include_str!("../migrations/0003_lock.sql")),
     (4, "found", include_str!("../migrations/0004_found.sql")),
+    (6, "archive", include_str!("../migrations/0006_archive.sql")),
 ];
 
 /// Where the state is.

@@ -45,6 +45,7 @@ fn note() -> PassphraseNote {
 
 fn entry(sequence: i64) -> Listed {
     Listed {
+        archive_time: None,
         backup: sample(Some(note())),
         sequence,
         register_time: at(3),
