@@ -25,3 +25,4 @@ lint: setup
 # Installs what the machine lacks.
 setup:
 	deploy/dev/install.sh
+	deploy/dev/s3.sh install

@@ -15,11 +15,11 @@ use tonic::{Code, Status};
 use super::world::{World, eventually, refused, sha256};
 
 /// A file system of its own; it goes with this value.
-struct Volume<'a>(&'a Path);
+pub struct Volume<'a>(&'a Path);
 
 impl<'a> Volume<'a> {
     /// `None`, and a line that says so, where this process may not mount.
-    fn mount(path: &'a Path, size: &str) -> Option<Self> {
+    pub fn mount(path: &'a Path, size: &str) -> Option<Self> {
         let mounted =
             Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size},mode=0700"), "none"]).arg(path).status();
         if mounted.is_ok_and(|status| status.success()) {
