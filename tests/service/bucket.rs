@@ -90,7 +90,10 @@ async fn small_and_large_files_get_into_a_bucket_and_come_back_as_they_were() {
     let large = world.archived(&world.backup().await).await;
     assert!(large.size_bytes > 20 << 20 && small.size_bytes < 8 << 20, "{large:?}");
     let status = world.archive_is_well().await;
-    assert_eq!((status.url.as_str(), status.backup_count, status.newest_snapshot_time), ("s3://backups/here", 2, large.snapshot_time));
+    assert_eq!(
+        (status.url.as_str(), status.backup_count, status.newest_snapshot_time),
+        ("s3://backups/here", 2, large.snapshot_time)
+    );
     let digests = world.digests();
     for backup in [&small, &large] {
         assert_eq!(std::fs::read(server.object(&backup.file_name)).unwrap(), std::fs::read(world.file(backup)).unwrap());

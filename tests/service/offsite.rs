@@ -345,7 +345,10 @@ async fn f03_f13_a_service_that_is_killed_while_it_copies_leaves_nothing_half() 
     for _ in 0..3 {
         let backup = world.backup().await;
         // In the middle of it, or just after.
-        eventually_async(SOON, async || (!world.archive_files().iter().all(|name| *name != backup.file_name && !name.starts_with(".draft-"))).then_some(())).await;
+        eventually_async(SOON, async || {
+            (!world.archive_files().iter().all(|name| *name != backup.file_name && !name.starts_with(".draft-"))).then_some(())
+        })
+        .await;
         world.kill();
         for name in world.archive_files().iter().filter(|name| !name.starts_with('.')) {
             let bytes = std::fs::read(world.archive().join(name)).unwrap();
@@ -410,7 +413,9 @@ async fn an_archive_that_cannot_be_is_refused_at_the_start() {
         ("s3://bucket", Some(("HOLDFAST_ARCHIVE__ENDPOINT", "http://s3.example.com")), "without TLS"),
         ("s3://bucket", Some(("HOLDFAST_ARCHIVE__ENDPOINT", "s3.example.com")), "not such as"),
     ] {
-        for name in ["HOLDFAST_ARCHIVE__ENDPOINT", "HOLDFAST_ARCHIVE__ACCESS_KEY_ID_FILE", "HOLDFAST_ARCHIVE__SECRET_ACCESS_KEY_FILE"] {
+        for name in
+            ["HOLDFAST_ARCHIVE__ENDPOINT", "HOLDFAST_ARCHIVE__ACCESS_KEY_ID_FILE", "HOLDFAST_ARCHIVE__SECRET_ACCESS_KEY_FILE"]
+        {
             world.unset(name);
         }
         world.set("HOLDFAST_ARCHIVE__URL", url);
