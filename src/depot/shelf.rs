@@ -15,8 +15,8 @@ use super::{Digest, Error, bounded, of_archive};
 use crate::folder::Folder;
 use crate::model::{FileName, OperationId};
 
-/// Threads that may wait for the folder at a time.
-const THREADS: usize = 4;
+/// Threads that may wait for the folder at a time. A transfer takes one or two.
+const THREADS: usize = 16;
 
 /// Cheap to clone.
 #[derive(Clone)]

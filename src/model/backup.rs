@@ -16,7 +16,7 @@ pub enum Trigger {
     Scheduled,
     /// Made just before a restore, so that it can be undone.
     Safety,
-    /// Found in the folder.
+    /// Found in the folder, or in the archive.
     Imported,
 }
 

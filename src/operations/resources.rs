@@ -41,6 +41,7 @@ impl Holdfast {
         let good = |backup: &&Backup| backup.state == State::Ready && backup.trigger != Trigger::Safety;
         let all = || backups.iter().map(|stored| &stored.backup).filter(good);
         let latest = all().find(|backup| backup.trigger != Trigger::Imported).or_else(|| all().next());
+        let here = backups.iter().filter(|stored| stored.backup.state != State::Missing);
         Ok(SystemStatus {
             backup_obstacles,
             restore_obstacles: obstacles,
@@ -51,7 +52,7 @@ impl Holdfast {
             backup_count: backups.len() as u64,
             storage_total_bytes: space.map_or(0, |space| space.total),
             storage_available_bytes: space.map_or(0, |space| space.available),
-            storage_used_bytes: backups.iter().map(|stored| stored.backup.size_bytes).sum(),
+            storage_used_bytes: here.map(|stored| stored.backup.size_bytes).sum(),
             system_id: self.0.system.id,
             archive: self.archive_facts().await?,
         })

@@ -205,6 +205,22 @@ async fn f09_what_is_damaged_in_the_archive_too_is_not_restored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn s17_what_was_damaged_here_does_not_get_into_the_archive_and_keeps_no_other_waiting() {
+    let world = World::with_archive().await;
+    let away = world.dir.path().join("away");
+    std::fs::rename(world.archive(), &away).unwrap();
+    let [first, damaged, last] = [world.backup().await, world.backup().await, world.backup().await];
+    flip(&world.file(&damaged));
+    std::fs::rename(&away, world.archive()).unwrap();
+    world.archived(&first).await;
+    world.archived(&last).await;
+    world.archive_is_well().await;
+    let entry = world.entry(&damaged).await;
+    assert!(entry.state() == State::Invalid && entry.archive_time.is_none(), "{entry:?}");
+    assert_eq!(world.archive_files().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn s04_what_retention_or_a_caller_deletes_stays_in_the_archive_and_can_be_restored() {
     let mut world = World::with_archive().await;
     world.install_adapter_types().await;
