@@ -70,16 +70,16 @@ impl Bucket {
         let range = GetOptions { range: Some((0..MAX_IDENTITY).into()), ..Default::default() };
         let get = async {
             match self.store.get_opts(&self.path(IDENTITY), range).await {
-                Ok(found) => found.bytes().await.map(Some),
-                Err(object_store::Error::NotFound { .. }) => Ok(None),
-                Err(error) => Err(error),
+                Ok(found) => Ok(Some(found.bytes().await?)),
+                // S3, "List of error codes".
+                Err(error @ object_store::Error::NotFound { .. }) => match error.to_string().contains("NoSuchBucket") {
+                    true => Err(Error::NoBucket),
+                    false => Ok(None),
+                },
+                Err(error) => Err(error.into()),
             }
         };
-        let Some(text) = bounded(get).await? else {
-            // Of a bucket that is not there no object is.
-            self.files().await?;
-            return Ok(None);
-        };
+        let Some(text) = bounded(get).await? else { return Ok(None) };
         // What is no id is nobody's.
         let id = std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok());
         Ok(Some(id.unwrap_or(Uuid::nil())))
@@ -91,7 +91,7 @@ impl Bucket {
 
     pub async fn files(&self) -> Result<Vec<FileName>, Error> {
         let prefix = Some(&self.prefix).filter(|prefix| !prefix.as_ref().is_empty());
-        let listed = bounded(self.store.list_with_delimiter(prefix)).await.map_err(not_there)?;
+        let listed = bounded(self.store.list_with_delimiter(prefix)).await?;
         let mut names: Vec<FileName> =
             listed.objects.iter().filter_map(|object| object.location.filename()?.parse().ok()).collect();
         names.sort_unstable();

@@ -60,6 +60,15 @@ pub enum Error {
     Panicked,
 }
 
+impl Error {
+    /// What is behind it, for the log: the beginning of what an archive may say at length. It has no secret in it.
+    pub fn cause(&self) -> String {
+        let behind = std::iter::successors(std::error::Error::source(self), |error| error.source());
+        let texts: Vec<String> = behind.map(ToString::to_string).collect();
+        texts.join(": ").chars().take(300).collect()
+    }
+}
+
 impl From<folder::Error> for Error {
     fn from(error: folder::Error) -> Self {
         use folder::Error as Folder;
@@ -123,7 +132,7 @@ impl Depot {
     /// What is below `prefix` in a bucket.
     pub fn bucket(bucket: &str, prefix: &str, access: &Access) -> Result<Self, Invalid> {
         let place = Bucket::new(bucket, prefix, access)?;
-        Ok(Self { url: format!("s3://{bucket}/{}", place.prefix()).into(), place: Place::Bucket(place) })
+        Ok(Self { url: format!("s3://{bucket}/{}", place.prefix()).trim_end_matches('/').into(), place: Place::Bucket(place) })
     }
 
     /// Where it is. Has no secret in it.

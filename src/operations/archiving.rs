@@ -155,10 +155,7 @@ impl Holdfast {
                 Ok(())
             }
             Err(error @ (depot::Error::Changed | depot::Error::Local(_))) => self.not_copied(backup, &error.into()).await,
-            Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, backup = %backup.id, "a backup could not be copied to the archive yet");
-                Err(error.into())
-            }
+            Err(error) => Err(error.into()),
         }
     }
 

@@ -233,7 +233,7 @@ fn folder(error: &folder::Error, failure: impl Fn(Reason) -> Failure) -> Failure
 
 fn depot(error: &depot::Error, failure: impl Fn(Reason) -> Failure) -> Failure {
     use depot::Error as Depot;
-    tracing::warn!(error = error as &dyn std::error::Error, "the archive failed");
+    tracing::warn!(%error, cause = error.cause(), "the archive failed");
     let unavailable = |instructions: &str| failure(Reason::ArchiveUnavailable).retry_after(LATER).instructions(instructions);
     match error {
         Depot::Missing => failure(Reason::BackupFileMissing).instructions("Use another backup."),
