@@ -9,7 +9,7 @@ use prost_types::Timestamp;
 use super::advice::{below_heading, known, of_operation, what_to_do};
 use super::output::{clean, facts, id, size, table, time, word};
 use crate::grpc::proto::backup::{
-    Backup, BackupResult, EncryptionInfo, ListBackupsResponse, ListOperationsResponse, ListResourcesResponse, Operation,
+    Backup, BackupResult, CheckPassphraseResponse, EncryptionInfo, ListBackupsResponse, ListOperationsResponse, ListResourcesResponse, Operation,
     OperationError, OperationMetadata, OperationPhase, OperationType, Progress, SyncBackupsResponse, SystemStatus, Trigger,
     VerifyResult, backup, encryption_info, operation,
 };
@@ -117,6 +117,16 @@ fn encrypted(info: Option<&EncryptionInfo>) -> String {
             format!("passphrase {}{since}{present}", info.passphrase_generation)
         }
     }
+}
+
+/// That a backup opens, and with which passphrase.
+pub fn checked(found: &CheckPassphraseResponse) -> String {
+    let info = found.encryption_info.as_ref();
+    let opens = match info.map(EncryptionInfo::r#type) {
+        Some(encryption_info::Type::None) => "yes, it is not encrypted",
+        _ => "yes",
+    };
+    facts([("Backup", id(&found.name)), ("Opens", opens.to_owned()), ("Encrypted", encrypted(info))])
 }
 
 pub fn is_encrypted(backup: &Backup) -> bool {

@@ -212,6 +212,8 @@ mod tests {
             "holdfast retention set 30",
             "holdfast encryption set --passphrase-stdin",
             "holdfast encryption off --yes",
+            "holdfast encryption check latest --passphrase-stdin --json",
+            "holdfast encryption check b-20260301t010000z-abcdefgh --current",
             "holdfast operations watch 019c0000-0000-7000-8000-000000000000",
             "holdfast operations cancel operations/019c0000-0000-7000-8000-000000000000",
             "holdfast operations list --active --json",

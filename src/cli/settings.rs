@@ -1,16 +1,23 @@
 //! Retention, encryption, resources and the state of the service.
 
+use std::time::Duration;
+
 use super::Session;
+use super::backups::get;
 use super::connect::unary;
 use super::describe;
-use super::output::{facts, note, time};
+use super::names::BackupChoice;
+use super::output::{facts, id, note, time};
 use super::passphrase::{Source, confirm};
 use super::problem::Problem;
 use crate::grpc::proto::backup;
 use crate::grpc::proto::backup::{
-    GetEncryptionRequest, GetRetentionRequest, GetSystemStatusRequest, ListResourcesRequest, ListResourcesResponse,
+    CheckPassphraseRequest, GetEncryptionRequest, GetRetentionRequest, GetSystemStatusRequest, ListResourcesRequest, ListResourcesResponse,
     SetEncryptionRequest, SetRetentionRequest,
 };
+
+/// A file that does not open is read to its end, to tell a wrong passphrase from damage.
+const CHECK: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Default, clap::Subcommand)]
 pub enum Retention {
@@ -32,6 +39,17 @@ pub enum Encryption {
     Show,
     /// Encrypt new backups with a passphrase; it is asked for unless it is handed over
     Set(Source),
+    /// Tell whether a passphrase opens a backup; only the beginning of its file is read
+    Check {
+        /// Name of the backup, or `latest`
+        #[arg(value_name = "NAME")]
+        backup: BackupChoice,
+        /// Try the passphrase that new backups use now
+        #[arg(long, conflicts_with_all = ["passphrase_stdin", "passphrase_file"])]
+        current: bool,
+        #[command(flatten)]
+        passphrase: Source,
+    },
     /// Do not encrypt new backups
     Off {
         /// Do not ask
@@ -74,6 +92,7 @@ pub async fn encryption(session: Session, what: Encryption) -> Result<(), Proble
             let state = client.repeat(async || client.backups().get_encryption(unary(GetEncryptionRequest {})).await).await?;
             return output.result(&state, describe_encryption);
         }
+        Encryption::Check { backup, current, passphrase } => return check(&session, &backup, current, &passphrase).await,
         Encryption::Set(source) => source.new_one()?.reveal().to_owned(),
         Encryption::Off { yes } => {
             if !yes {
@@ -88,6 +107,20 @@ pub async fn encryption(session: Session, what: Encryption) -> Result<(), Proble
         note("Backups made from now on need this passphrase. Keep it: the service never shows it. Older backups keep theirs.");
     }
     output.result(&state, describe_encryption)
+}
+
+/// Exits with 64 + INVALID_ARGUMENT when it does not, and with 64 + DATA_LOSS when the file is damaged.
+async fn check(session: &Session, backup: &BackupChoice, current: bool, source: &Source) -> Result<(), Problem> {
+    let Session { client, output } = session;
+    let backup = get(session, backup).await?;
+    let given = match current || !describe::is_encrypted(&backup) {
+        true => None,
+        false => Some(source.existing(&id(&backup.name))?),
+    };
+    let passphrase = given.map(|passphrase| passphrase.reveal().to_owned()).unwrap_or_default();
+    let request = CheckPassphraseRequest { name: backup.name, passphrase };
+    let found = client.within(CHECK, async || client.backups().check_passphrase(request.clone()).await).await?;
+    output.result(&found, describe::checked)
 }
 
 fn describe_encryption(state: &backup::Encryption) -> String {

@@ -11,7 +11,7 @@ use super::proto::backup as wire;
 use super::proto::backup::backup_service_server::BackupService;
 use super::status;
 use crate::model::operation::Kind;
-use crate::model::{Failure, Reason};
+use crate::model::{Failure, Passphrase, Reason};
 use crate::operations::Holdfast;
 use crate::operations::call::Download;
 
@@ -66,6 +66,13 @@ impl BackupService for Service {
         let (caller, request) = accept(request)?;
         let started = self.holdfast.verify_backup(&caller, convert::verify_request(request)?).await?;
         Ok(Response::new(operation::operation(started)))
+    }
+
+    async fn check_passphrase(&self, request: Request<wire::CheckPassphraseRequest>) -> Answer<wire::CheckPassphraseResponse> {
+        self.check_secret(&request, !request.get_ref().passphrase.is_empty())?;
+        let (caller, request) = accept(request)?;
+        let (id, passphrase) = (backup_id("name", &request.name)?, Passphrase::new(request.passphrase));
+        Ok(Response::new(convert::opened(self.holdfast.check_passphrase(&caller, &id, passphrase).await?)))
     }
 
     async fn preview_restore(&self, request: Request<wire::PreviewRestoreRequest>) -> Answer<wire::Operation> {

@@ -48,6 +48,7 @@ redacted! {
         validate_only
     } hides passphrase;
     "holdfast.backup.v1.VerifyBackupRequest": backup::VerifyBackupRequest { name, level, request_id } hides passphrase;
+    "holdfast.backup.v1.CheckPassphraseRequest": backup::CheckPassphraseRequest { name } hides passphrase;
     "holdfast.backup.v1.PreviewRestoreRequest": backup::PreviewRestoreRequest { name, resources } hides passphrase;
     "holdfast.backup.v1.SetEncryptionRequest": backup::SetEncryptionRequest { etag } hides passphrase;
     "holdfast.lock.v1.LockLease": lock::LockLease { lock, fencing_token, ttl, expire_time, renew_interval } hides lease_id;

@@ -55,8 +55,11 @@ pub struct Backup {
     pub file_name: FileName,
     pub size_bytes: u64,
     pub sha256: Sha256,
-    /// Which passphrase opens it, where it is encrypted and that is known.
+    /// Which passphrase opens it, where it is encrypted and that is known: one of the system that it comes from.
     pub passphrase: Option<PassphraseNote>,
+    /// The passphrase of this system that was in use when it was last seen to open it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opened_by: Option<PassphraseNote>,
     pub resources: Vec<ResourceContent>,
     /// Empty: not known.
     pub format_version: String,
@@ -99,6 +102,7 @@ impl Backup {
             size_bytes,
             sha256,
             passphrase: None,
+            opened_by: None,
             resources: Vec::new(),
             format_version: String::new(),
             source_system: None,
@@ -135,6 +139,13 @@ impl Backup {
 
     pub fn encrypted(&self) -> bool {
         self.file_name.encrypted()
+    }
+
+    /// Whether the passphrase in use on this system opens it, as far as that is known: because it was made here with it, or
+    /// because it did. Generations are counted by each system for itself, so that the number alone says nothing.
+    pub fn opens_with(&self, present: Option<PassphraseNote>, system: Uuid) -> bool {
+        let native = self.source_system == Some(system) && self.passphrase == present;
+        present.is_some() && self.encrypted() && (native || self.opened_by == present)
     }
 
     /// Whether retention counts it: usable, not pinned, and not one that only undoes a restore.
@@ -210,6 +221,24 @@ mod tests {
         assert_eq!(expired_safety(&all), [all[5].id.clone(), all[4].id.clone()]);
         assert_eq!(expired(&all, 1), [all[6].id.clone()]);
         assert!(expired(&all, 2).is_empty());
+    }
+
+    #[test]
+    fn c06_a_generation_of_another_system_is_not_the_passphrase_in_use_here_unless_it_opened() {
+        let note = |generation, time| {
+            Some(PassphraseNote { generation, set_time: DateTime::from_timestamp(time, 0).unwrap() })
+        };
+        let (here, elsewhere) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let mut file = backups(&[State::Ready]).remove(0);
+        file.file_name = FileName::new(file.id.clone(), Sha256([0; 32]), true);
+        assert!(!file.opens_with(None, here) && !file.opens_with(note(1, 7), here));
+        (file.passphrase, file.source_system) = (note(1, 7), Some(here));
+        assert!(file.opens_with(note(1, 7), here));
+        assert!(!file.opens_with(note(2, 8), here) && !file.opens_with(note(1, 8), here) && !file.opens_with(None, here));
+        file.source_system = Some(elsewhere);
+        assert!(!file.opens_with(note(1, 7), here));
+        file.opened_by = note(3, 9);
+        assert!(file.opens_with(note(3, 9), here) && !file.opens_with(note(4, 10), here));
     }
 
     #[test]

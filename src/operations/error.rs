@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
+use super::check;
 use crate::model::lock::{Holder, NAME, Purpose};
 use crate::model::manifest::PassphraseNote;
 use crate::model::notice::{Notice, Severity};
@@ -38,6 +39,8 @@ pub enum Error {
     PassphraseRequired(Option<PassphraseNote>),
     #[error("the passphrase does not open this backup")]
     PassphraseIncorrect(Option<PassphraseNote>),
+    #[error("too many wrong passphrases were sent for backup {0}")]
+    TooManyAttempts(BackupId, Duration),
     #[error("the backup file is damaged: {0}")]
     Damaged(String),
     #[error("the backup was written in a format that this version does not read: {found}")]
@@ -110,6 +113,15 @@ impl Error {
         }
     }
 
+    /// With the passphrase that the file is known to open with.
+    pub fn about(self, note: Option<PassphraseNote>) -> Self {
+        match self {
+            Self::PassphraseRequired(_) => Self::PassphraseRequired(note),
+            Self::PassphraseIncorrect(_) => Self::PassphraseIncorrect(note),
+            error => error,
+        }
+    }
+
     /// What callers learn of it. Causes that only operators may see are logged here, once.
     pub fn failure(&self) -> Failure {
         let failure = |reason| Failure::new(reason, format!("{}.", sentence(&self.to_string())));
@@ -128,6 +140,11 @@ impl Error {
                 .instructions("Wait until the restore, download or verification has ended."),
             Self::PassphraseRequired(note) => passphrase(failure(Reason::PassphraseRequired), *note),
             Self::PassphraseIncorrect(note) => passphrase(failure(Reason::PassphraseIncorrect), *note),
+            Self::TooManyAttempts(id, wait) => failure(Reason::RateLimited)
+                .subject(backup(id))
+                .with("attemptsPerMinute", check::MOST)
+                .retry_after(Duration::from_secs(wait.as_secs() + 1))
+                .instructions("Wait, and look for the right one: more than five in a minute are not tried."),
             Self::Damaged(_) => {
                 failure(Reason::BackupCorrupted).instructions("Use another backup, or a copy of this file from elsewhere.")
             }
@@ -238,6 +255,10 @@ fn database(error: &postgres::Error, failure: impl Fn(Reason) -> Failure) -> Fai
         Database::Updating => failure(Reason::SoftwareUpdateInProgress).with("lock", NAME).subject(NAME).instructions(
             "Wait for its end, or call with lock_wait; it did not take the maintenance lock, so nobody can tell more of it.",
         ),
+        Database::NotKept => {
+            tracing::error!("the database did not keep the sealed passphrase as it was written; nothing was changed");
+            Failure::new(Reason::Internal, "Something went wrong within Holdfast; its log has the details.")
+        }
         Database::TimedOut(_) => failure(Reason::OperationTimedOut),
         Database::Query(_) => {
             tracing::error!(error = error as &dyn std::error::Error, "PostgreSQL refused a statement");

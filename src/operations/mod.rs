@@ -6,6 +6,7 @@
 mod backup;
 mod backups;
 pub mod call;
+mod check;
 mod download;
 mod error;
 mod events;
@@ -49,6 +50,7 @@ use crate::postgres::Database;
 use crate::postgres::state::{State, System};
 use crate::webhook::Webhook;
 
+pub use check::Opened;
 pub use error::Error;
 pub use locks::Hosted;
 pub use seal::SealKey;
@@ -89,6 +91,7 @@ struct Running {
     holder_id: String,
     works: works::Works,
     in_use: in_use::InUse,
+    attempts: check::Attempts,
     refusals: events::Refusals,
     transfers: Arc<Semaphore>,
     previews: Arc<Semaphore>,
@@ -135,6 +138,7 @@ impl Holdfast {
             holder_id,
             works: works::Works::default(),
             in_use: in_use::InUse::default(),
+            attempts: check::Attempts::default(),
             refusals,
             transfers: Arc::new(Semaphore::new(MAX_TRANSFERS)),
             previews: Arc::new(Semaphore::new(MAX_PREVIEWS)),

@@ -49,15 +49,18 @@ impl Holdfast {
 
     async fn scrubbed(&self, backup: Backup) -> Result<()> {
         self.check_volume().await?;
+        let system = self.0.system.id;
         let (level, passphrase) = match self.passphrase().await {
             _ if !backup.encrypted() => (VerifyLevel::Contents, None),
-            // Of one that was never opened it is not known whether this opens it.
-            Ok((encryption, Some(passphrase))) if backup.uid.is_none() || backup.passphrase == encryption.passphrase => {
+            // Of one of another system, or that was never opened, it is not known whether this opens it.
+            Ok((encryption, Some(passphrase)))
+                if backup.source_system != Some(system) || backup.opens_with(encryption.passphrase, system) =>
+            {
                 (VerifyLevel::Contents, Some(passphrase))
             }
             _ => (VerifyLevel::Checksum, None),
         };
-        let (level, looked) = match self.look_out_of_the_way(&backup, level, passphrase).await {
+        let (level, looked) = match self.look_out_of_the_way(&backup, level, passphrase.clone()).await {
             Err(Error::PassphraseIncorrect(_)) => {
                 let level = VerifyLevel::Checksum;
                 (level, self.look_out_of_the_way(&backup, level, None).await?)
@@ -72,7 +75,7 @@ impl Holdfast {
         let verification = Verification { backup: backup.id.clone(), level, checks, notices: Vec::new() };
         self.note_verification(None, &verification).await?;
         match contents {
-            Some((manifest, end)) => self.note_contents(&backup, &manifest, &end).await,
+            Some((manifest, end)) => self.note_contents(&backup, &manifest, &end, passphrase.as_ref()).await,
             None => Ok(()),
         }
     }

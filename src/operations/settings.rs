@@ -3,6 +3,7 @@
 use super::call::{Caller, RetentionState, Run, ScheduleChange, ScheduleState};
 use super::{Error, Holdfast, Result, blocking, now};
 use crate::archive::{self, Writer};
+use crate::fault;
 use crate::model::backup::Trigger;
 use crate::model::manifest::{FormatVersion, PassphraseNote};
 use crate::model::schedule::Recurrence;
@@ -176,6 +177,7 @@ impl Holdfast {
 
 /// Encrypts and decrypts a small file, so that no backup is the first to find out that it does not work.
 fn probe(passphrase: &Passphrase, system_id: uuid::Uuid, note: PassphraseNote) -> Result<()> {
+    fault::point("probing");
     let manifest = Manifest {
         format_version: FormatVersion::PRESENT,
         backup: BackupId::new(note.set_time, uuid::Uuid::nil()),

@@ -27,7 +27,7 @@ const PIECES_IN_FLIGHT: usize = 2;
 pub struct Source {
     file: File,
     pub backup: Backup,
-    passphrase: Option<Passphrase>,
+    pub passphrase: Option<Passphrase>,
     pub manifest: Manifest,
     /// Resources to restore, in the order of the catalog.
     pub chosen: Vec<ResourceName>,
@@ -43,6 +43,7 @@ impl Holdfast {
     /// writing.
     pub(super) async fn open(
         &self,
+        who: &str,
         id: &BackupId,
         passphrase: Option<&Passphrase>,
         resources: &[ResourceName],
@@ -50,20 +51,19 @@ impl Holdfast {
         let parts = &self.0.parts;
         let in_use = self.0.in_use.read(id).ok_or_else(|| Error::BackupInUse(id.clone()))?;
         let backup = self.ready_backup(id).await?;
-        let (folder, name, passphrase) = (parts.folder.clone(), backup.file_name.clone(), passphrase.cloned());
-        let (size, sha256, note) = (backup.size_bytes, backup.sha256, backup.passphrase);
+        if passphrase.is_some() && backup.encrypted() {
+            self.0.attempts.check(who, id)?;
+        }
+        let (holdfast, who, about, passphrase) = (self.clone(), who.to_owned(), backup.clone(), passphrase.cloned());
         let (file, manifest, passphrase) = blocking(move || {
-            let mut file = folder.read(&name)?;
+            let mut file = holdfast.0.parts.folder.read(&about.file_name)?;
             // The digest first: it tells a damaged file from a wrong passphrase.
-            if Hashing::new(&mut file).finish().map_err(crate::folder::Error::from)? != (size, sha256) {
+            if Hashing::new(&mut file).finish().map_err(crate::folder::Error::from)? != (about.size_bytes, about.sha256) {
                 return Err(Error::Damaged("its SHA-256 is not that of its name".into()));
             }
             file.seek(SeekFrom::Start(0)).map_err(crate::folder::Error::from)?;
-            let manifest = archive::manifest(&file, passphrase.as_ref()).map_err(|error| match Error::from(error) {
-                Error::PassphraseRequired(_) => Error::PassphraseRequired(note),
-                Error::PassphraseIncorrect(_) => Error::PassphraseIncorrect(note),
-                error => error,
-            })?;
+            let open = || archive::manifest(&file, passphrase.as_ref()).map_err(|error| Error::from(error).about(about.passphrase));
+            let manifest = holdfast.0.attempts.attempt(&who, &about.id, open)?;
             Ok((file, manifest, passphrase))
         })
         .await??;

@@ -162,13 +162,16 @@ impl Holdfast {
     /// What a file is that has the name of a backup.
     async fn examine(&self, caller: &Caller, name: &FileName) -> Result<Examined> {
         // Without it no more is known of an encrypted file than its name; a wrong one is nobody's fault.
-        let passphrase = self.passphrase().await.ok().and_then(|(_, passphrase)| passphrase);
+        let (encryption, passphrase) = self.passphrase().await.unwrap_or_default();
         let (folder, of, creator, stopped) =
             (self.0.parts.folder.clone(), name.clone(), caller.principal().to_owned(), self.stopping());
         let examined =
             blocking(move || examine(&folder, of, passphrase.as_ref(), &creator, &stopped)).await.and_then(|found| found);
         match examined {
-            Ok(Some(backup)) => Ok(Examined::Whole(Box::new(backup))),
+            Ok(Some(backup)) => {
+                let opened_by = encryption.passphrase.filter(|_| backup.encrypted() && backup.uid.is_some());
+                Ok(Examined::Whole(Box::new(Backup { opened_by, ..backup })))
+            }
             Ok(None) => Ok(Examined::Gone),
             // A damaged file may make a parser panic.
             Err(error @ (Error::Damaged(_) | Error::NewerFormat { .. } | Error::Bug(_))) => {
@@ -180,13 +183,20 @@ impl Holdfast {
         }
     }
 
-    /// Keeps what a file that was found in the folder says of itself, now that somebody has opened it.
-    pub(super) async fn note_contents(&self, backup: &Backup, manifest: &Manifest, end: &EndRecord) -> Result<()> {
+    /// Keeps what a file that was found in the folder says of itself, now that somebody has opened it with this.
+    pub(super) async fn note_contents(
+        &self,
+        backup: &Backup,
+        manifest: &Manifest,
+        end: &EndRecord,
+        passphrase: Option<&Passphrase>,
+    ) -> Result<()> {
         if backup.uid.is_none() {
             let mut backup = backup.clone();
             backup.learn(manifest, end);
             self.0.parts.state.note_contents(&backup).await?;
         }
+        self.note_opened(backup, passphrase).await?;
         Ok(())
     }
 }

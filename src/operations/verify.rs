@@ -40,7 +40,7 @@ impl Holdfast {
         }
         let place = self.0.transfers.clone().try_acquire_owned().map_err(|_| Error::TooManyTransfers)?;
         let in_use = self.0.in_use.read(&id).ok_or_else(|| Error::BackupInUse(id.clone()))?;
-        let mut held = (place, in_use);
+        let mut held = Arc::new((place, in_use));
         let stored = self.0.parts.state.backup(&id).await?.ok_or_else(|| Error::BackupNotFound(id.clone()))?;
         let backup = match stored.backup.state {
             State::Creating => return Err(Error::BackupNotReady(id, "it is being made".into())),
@@ -51,7 +51,7 @@ impl Holdfast {
             return Err(Error::BackupNotReady(id, format!("{}; verify its contents first", backup.state_detail)));
         }
         if level > VerifyLevel::Checksum {
-            held = self.check_passphrase(held, &backup, passphrase.as_ref()).await?;
+            held = self.check_before(held, caller, &backup, passphrase.as_ref()).await?;
         }
         let kind = if level == VerifyLevel::Rehearsal { Kind::Rehearsal } else { Kind::Verify };
         let accepted = Operation::accepted(new_operation_id(), kind, caller, &request_id, now());
@@ -64,23 +64,22 @@ impl Holdfast {
         self.begin(operation, key, Duration::ZERO, run).await
     }
 
-    /// Whether a passphrase opens a file. Of a damaged file nobody can say it: that is found out later. What is `held` is given
-    /// back when the file was read, also where nobody waits for the answer any more.
-    async fn check_passphrase<T: Send + 'static>(&self, held: T, backup: &Backup, passphrase: Option<&Passphrase>) -> Result<T> {
+    /// Whether a passphrase opens a file. Of a damaged file nobody can say it: that is found out later.
+    async fn check_before<T: Clone + Send + 'static>(
+        &self,
+        held: T,
+        caller: &Caller,
+        backup: &Backup,
+        passphrase: Option<&Passphrase>,
+    ) -> Result<T> {
         if !backup.encrypted() {
             return Ok(held);
         }
-        let Some(passphrase) = passphrase.cloned() else { return Err(Error::PassphraseRequired(backup.passphrase)) };
-        let (folder, about) = (self.0.parts.folder.clone(), backup.clone());
-        blocking(move || {
-            let Ok(mut file) = folder.read(&about.file_name) else { return Ok(held) };
-            let opens = !matches!(archive::manifest(&file, Some(&passphrase)), Err(archive::Error::PassphraseIncorrect));
-            if opens || !same(&mut file, &about, &CancellationToken::new()).unwrap_or(false) {
-                return Ok(held);
-            }
-            Err(Error::PassphraseIncorrect(about.passphrase))
-        })
-        .await?
+        let passphrase = passphrase.ok_or(Error::PassphraseRequired(backup.passphrase))?;
+        match self.try_to_open(held.clone(), caller.principal(), backup, passphrase).await {
+            Err(error @ (Error::PassphraseIncorrect(_) | Error::TooManyAttempts(..))) => Err(error),
+            _ => Ok(held),
+        }
     }
 
     async fn run_verification(
@@ -95,9 +94,9 @@ impl Holdfast {
         self.check_volume().await?;
         work.phase(Phase::Transferring, "Reads the file.");
         work.progress(|progress| *progress = Progress { estimated_bytes: backup.size_bytes, ..Progress::default() });
-        let (folder, of, opened, stopped) = (self.0.parts.folder.clone(), backup.clone(), passphrase.clone(), work.stopped());
+        let (folder, of, key, stopped) = (self.0.parts.folder.clone(), backup.clone(), passphrase.clone(), work.stopped());
         let (mut checks, contents) =
-            work.blocking(move || look_at_file(&folder, &of, level, opened.as_ref(), &stopped)).await??;
+            work.blocking(move || look_at_file(&folder, &of, level, key.as_ref(), &stopped)).await??;
         if checks.iter().any(|check| !check.passed) {
             // It may have gone in between.
             self.check_volume().await?;
@@ -110,7 +109,7 @@ impl Holdfast {
         work.phase(Phase::Finishing, "Notes what was found.");
         self.note_verification(Some(about.id), &verification).await?;
         if let Some((manifest, end)) = contents {
-            self.note_contents(&backup, &manifest, &end).await?;
+            self.note_contents(&backup, &manifest, &end, passphrase.as_ref()).await?;
         }
         Ok(Outcome::Verify(Box::new(verification)))
     }
@@ -125,7 +124,7 @@ impl Holdfast {
         checks: &mut Vec<Check>,
     ) -> Result<Vec<Notice>> {
         let parts = &self.0.parts;
-        let source = match self.open(id, passphrase, &[]).await {
+        let source = match self.open(&about.caller, id, passphrase, &[]).await {
             Err(Error::Database(error @ postgres::Error::Incompatible(_))) => {
                 checks.push(failed(Aspect::Schema, format!("{error}.")));
                 return Ok(Vec::new());
@@ -215,7 +214,7 @@ fn failed(aspect: Aspect, detail: String) -> Check {
 }
 
 /// Whether the file is the one that was proven when it was made. It is at its beginning afterwards.
-fn same(file: &mut (impl Read + Seek), backup: &Backup, stopped: &CancellationToken) -> Result<bool> {
+pub(super) fn same(file: &mut (impl Read + Seek), backup: &Backup, stopped: &CancellationToken) -> Result<bool> {
     Ok(hash(file, stopped)? == (backup.size_bytes, backup.sha256))
 }
 

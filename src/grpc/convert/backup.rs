@@ -14,6 +14,7 @@ use crate::grpc::status::{published, published_name};
 use crate::model::backup::{Backup, ResourceContent, State, Trigger};
 use crate::model::verification::VerifyLevel;
 use crate::model::{BackupId, Passphrase, ResourceName, Sha256};
+use crate::operations::Opened;
 use crate::operations::call::{
     BackupChange, BackupRequest, Chunk, Download, DownloadRequest, Listed, Page, PreviewRequest, Rejected, ResourceState,
     RestoreRequest, Synced, VerifyRequest,
@@ -255,6 +256,12 @@ fn encryption_info(backup: &Backup) -> wire::EncryptionInfo {
         current_passphrase: false,
         algorithm: ALGORITHM.into(),
     }
+}
+
+/// What opened it.
+pub fn opened(opened: Opened) -> wire::CheckPassphraseResponse {
+    let info = wire::EncryptionInfo { current_passphrase: opened.current_passphrase, ..encryption_info(&opened.backup) };
+    wire::CheckPassphraseResponse { name: backup_name(&opened.backup.id), encryption_info: Some(info) }
 }
 
 fn content(content: ResourceContent) -> wire::ResourceContent {

@@ -8,6 +8,7 @@ use sqlx::{PgConnection, Postgres, Transaction};
 
 use super::{State, events};
 use crate::model::backup::{Backup, State as BackupState};
+use crate::model::manifest::PassphraseNote;
 use crate::model::verification::LastVerification;
 use crate::model::{BackupId, Event, OperationId};
 use crate::postgres::{Error, fence};
@@ -77,6 +78,14 @@ impl State {
                                          || CASE body->>'description' WHEN '' THEN '{}' ELSE jsonb_build_object('description', body->'description') END
                       WHERE id = $1 AND body->'uid' = 'null'";
         sqlx::query(update).bind(backup.id.as_str()).bind(Json(backup)).execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// Notes which passphrase of this system was seen to open a file.
+    pub async fn note_opened(&self, id: &BackupId, note: PassphraseNote) -> Result<(), Error> {
+        let update = "UPDATE backup SET revision = revision + 1, body = body || jsonb_build_object('opened_by', $2::jsonb)
+                      WHERE id = $1";
+        sqlx::query(update).bind(id.as_str()).bind(Json(note)).execute(&self.pool).await?;
         Ok(())
     }
 
