@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use crate::grpc::{Authenticator, Permission, Permissions, RemoteLock};
 use crate::model::Catalog;
 use crate::model::event::Filter;
-use crate::operations::SealKey;
+use crate::operations::{self, Recipients, SealKey};
 use crate::postgres::{Database, Fencing, Login};
 use crate::webhook::Webhook;
 
@@ -41,6 +41,9 @@ pub struct Serve {
     /// File with at least 32 random bytes, the key under which the passphrase is stored
     #[arg(long, env = "HOLDFAST_SEAL_KEY_FILE", hide_env_values = true)]
     seal_key_file: PathBuf,
+    /// File with the OpenPGP certificates of those whose secret keys, kept off-line, open new backups as well, or alone
+    #[arg(long, env = "HOLDFAST_ENCRYPTION__RECIPIENTS_FILE", hide_env_values = true)]
+    encryption_recipients_file: Option<PathBuf>,
     /// Address that is told of events: https, or http on this machine
     #[arg(long, env = "HOLDFAST_WEBHOOK_URL", requires = "webhook_secret_file", hide_env_values = true)]
     webhook_url: Option<String>,
@@ -249,6 +252,13 @@ impl Serve {
             );
         }
         Ok(Some(webhook))
+    }
+
+    /// Who opens new backups with a secret key of their own; nobody, unless it is configured.
+    pub fn recipients(&self) -> Result<Recipients> {
+        let Some(path) = &self.encryption_recipients_file else { return Ok(Recipients::default()) };
+        let bytes = fs::read(path).with_context(|| format!("the certificates {} cannot be read", path.display()))?;
+        operations::recipients(&bytes).with_context(|| format!("backups cannot be encrypted to {}", path.display()))
     }
 
     pub fn seal_key(&self) -> Result<SealKey> {

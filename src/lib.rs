@@ -42,14 +42,15 @@
 //!    thread, which makes tar in zstd in OpenPGP of them, into a draft in the [`folder`]. Each end takes a transfer that
 //!    ends before its end for an error.
 //! 5. The draft is made durable, read back from the disk, decrypted, decoded, and compared with what was sent.
+//!    A file that only the secret keys of recipients open is read back with the key of its data, which is then forgotten.
 //! 6. Under the fence the catalog gets a row (CREATING); then, in one more transaction under it, the draft gets its name and the
 //!    row its READY. A crash in between is finished or undone by `operations::recovery`: a file that has its name was proven.
 //! 7. Only then retention deletes what is beyond the limit.
 //!
 //! # A restore
 //!
-//! 1. The call itself checks the file's SHA-256, the passphrase (three different errors for damaged, wrong and missing), and whether
-//!    the file fits the database.
+//! 1. The call itself checks the file's SHA-256, the passphrase or secret key (different errors for damaged, wrong and missing; wrong
+//!    ones are counted in `operations::check`), and whether the file fits the database.
 //!    A file of another time is taken column by column (`postgres::drift`): what fits is taken, what is lost must be acknowledged.
 //! 2. The work begins one transaction ([`postgres::Restore`]), the fence first, and loads the file into temporary tables. No target is
 //!    locked, let alone changed, before the file proved whole to its last byte. (Where all targets are empty, the file is first read
@@ -91,6 +92,7 @@
 //!
 //! `<time>-<id>-<SHA-256, first 32 hex digits>.tar.zst.pgp`: `README.txt`, `manifest.json`, `data/<resource>/<table>/<nnnnn>.copy`,
 //! `end.json`. [`model::manifest`] has the fields, [`archive`] the layers and [`model::copy`] the digest.
+//! The passphrase opens it, the secret keys of [`archive::Recipients`], or either.
 //!
 //! The folder is the truth and the catalog an index of it: at the start, and when somebody asks, what is in the folder is compared
 //! with the catalog (`operations::sync`). What a file that was found there says of itself enters the catalog once it is opened.

@@ -79,6 +79,7 @@ async fn serve(arguments: Serve, apart: &Handle) -> Result<()> {
     let catalog = arguments.catalog()?;
     let database = arguments.database()?;
     let seal_key = arguments.seal_key()?;
+    let recipients = arguments.recipients()?;
     let authenticator = arguments.authenticator()?;
     let folder = Folder::open(&arguments.folder)
         .with_context(|| format!("the backup folder {} cannot be used", arguments.folder.display()))?;
@@ -90,10 +91,22 @@ async fn serve(arguments: Serve, apart: &Handle) -> Result<()> {
     });
     let start = async || {
         let (database, folder, catalog) = (database.clone(), folder.clone(), catalog.clone());
-        let (seal_key, webhook) = (seal_key.clone(), webhook.clone());
+        let (seal_key, recipients, webhook) = (seal_key.clone(), recipients.clone(), webhook.clone());
         let state = State::open(&database).await?;
         let (locks, hosted) = lock(remote.clone(), lock_ttl, &state, &folder, &seal_key, apart);
-        let parts = Parts { database, state, folder, catalog, seal_key, locks, hosted, operation_timeout, scrub_period, webhook };
+        let parts = Parts {
+            database,
+            state,
+            folder,
+            catalog,
+            seal_key,
+            recipients,
+            locks,
+            hosted,
+            operation_timeout,
+            scrub_period,
+            webhook,
+        };
         Holdfast::start(parts).await
     };
 

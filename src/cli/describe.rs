@@ -9,9 +9,9 @@ use prost_types::Timestamp;
 use super::advice::{below_heading, known, of_operation, what_to_do};
 use super::output::{clean, facts, id, size, table, time, word};
 use crate::grpc::proto::backup::{
-    Backup, BackupResult, CheckPassphraseResponse, EncryptionInfo, ListBackupsResponse, ListOperationsResponse, ListResourcesResponse, Operation,
-    OperationError, OperationMetadata, OperationPhase, OperationType, Progress, SyncBackupsResponse, SystemStatus, Trigger,
-    VerifyResult, backup, encryption_info, operation,
+    Backup, BackupResult, CheckPassphraseResponse, EncryptionInfo, ListBackupsResponse, ListOperationsResponse,
+    ListResourcesResponse, Operation, OperationError, OperationMetadata, OperationPhase, OperationType, Progress,
+    SyncBackupsResponse, SystemStatus, Trigger, VerifyResult, backup, encryption_info, operation,
 };
 use notices::notices;
 
@@ -54,6 +54,7 @@ pub fn backup(backup: &Backup) -> String {
         ("Size", size(backup.size_bytes)),
         ("SHA-256", backup.sha256.clone()),
         ("Encrypted", encrypted(backup.encryption_info.as_ref())),
+        ("Recipients", backup.encryption_info.as_ref().map(|info| info.recipients.join(", ")).unwrap_or_default()),
         ("Trigger", if safety { "safety: the state before a restore".to_owned() } else { trigger(backup) }),
         ("Description", backup.description.clone()),
         ("Made by", backup.creator.clone()),
@@ -108,6 +109,7 @@ fn encrypted(info: Option<&EncryptionInfo>) -> String {
     match info.r#type() {
         encryption_info::Type::None => "no".to_owned(),
         encryption_info::Type::Unspecified => "unknown".to_owned(),
+        encryption_info::Type::Recipients => "only a secret key opens it".to_owned(),
         encryption_info::Type::Passphrase => {
             if info.passphrase_generation == 0 {
                 return "passphrase not known".to_owned();
@@ -130,6 +132,11 @@ pub fn checked(found: &CheckPassphraseResponse) -> String {
 }
 
 pub fn is_encrypted(backup: &Backup) -> bool {
+    backup.encryption_info.as_ref().is_some_and(|info| info.r#type() != encryption_info::Type::None)
+}
+
+/// Whether a passphrase opens it.
+pub fn has_passphrase(backup: &Backup) -> bool {
     backup.encryption_info.as_ref().is_some_and(|info| info.r#type() == encryption_info::Type::Passphrase)
 }
 

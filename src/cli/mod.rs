@@ -15,6 +15,7 @@ mod files;
 mod follow;
 mod lock;
 mod names;
+mod opener;
 mod operations;
 mod output;
 mod passphrase;
@@ -225,6 +226,9 @@ mod tests {
             "holdfast events --follow --after auditEvents/17",
             "holdfast inspect f --verify",
             "holdfast extract f -C d --passphrase-file p",
+            "holdfast extract f -C d --secret-key-file k",
+            "holdfast restore latest --yes --secret-key-file k --passphrase-stdin",
+            "holdfast verify latest --level contents --secret-key-file k",
         ] {
             assert!(Arguments::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }

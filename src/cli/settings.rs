@@ -12,8 +12,8 @@ use super::passphrase::{Source, confirm};
 use super::problem::Problem;
 use crate::grpc::proto::backup;
 use crate::grpc::proto::backup::{
-    CheckPassphraseRequest, GetEncryptionRequest, GetRetentionRequest, GetSystemStatusRequest, ListResourcesRequest, ListResourcesResponse,
-    SetEncryptionRequest, SetRetentionRequest,
+    CheckPassphraseRequest, GetEncryptionRequest, GetRetentionRequest, GetSystemStatusRequest, ListResourcesRequest,
+    ListResourcesResponse, SetEncryptionRequest, SetRetentionRequest,
 };
 
 /// A file that does not open is read to its end, to tell a wrong passphrase from damage.
@@ -50,7 +50,7 @@ pub enum Encryption {
         #[command(flatten)]
         passphrase: Source,
     },
-    /// Do not encrypt new backups
+    /// Do not encrypt new backups; where recipients are configured: to their secret keys only
     Off {
         /// Do not ask
         #[arg(long)]
@@ -96,14 +96,24 @@ pub async fn encryption(session: Session, what: Encryption) -> Result<(), Proble
         Encryption::Set(source) => source.new_one()?.reveal().to_owned(),
         Encryption::Off { yes } => {
             if !yes {
-                confirm("New backups can then be read by anybody who has the file.", None).await?;
+                let request = || unary(GetEncryptionRequest {});
+                let state = client.repeat(async || client.backups().get_encryption(request()).await).await?;
+                let question = match state.recipients.is_empty() {
+                    true => "New backups can then be read by anybody who has the file.",
+                    false => {
+                        "Without their secret keys, which are off-line, neither you nor this service can then read new backups."
+                    }
+                };
+                confirm(question, None).await?;
             }
             String::new()
         }
     };
     let request = SetEncryptionRequest { passphrase: Some(passphrase), etag: String::new() };
     let state = client.once(async || client.backups().set_encryption(unary(request.clone())).await).await?;
-    if state.enabled {
+    if state.write_only {
+        note("Backups made from now on open with the secret keys of the recipients only; restoring one needs --secret-key-file.");
+    } else if state.enabled {
         note("Backups made from now on need this passphrase. Keep it: the service never shows it. Older backups keep theirs.");
     }
     output.result(&state, describe_encryption)
@@ -113,7 +123,7 @@ pub async fn encryption(session: Session, what: Encryption) -> Result<(), Proble
 async fn check(session: &Session, backup: &BackupChoice, current: bool, source: &Source) -> Result<(), Problem> {
     let Session { client, output } = session;
     let backup = get(session, backup).await?;
-    let given = match current || !describe::is_encrypted(&backup) {
+    let given = match current || !describe::has_passphrase(&backup) {
         true => None,
         false => Some(source.existing(&id(&backup.name))?),
     };
@@ -124,9 +134,20 @@ async fn check(session: &Session, backup: &BackupChoice, current: bool, source: 
 }
 
 fn describe_encryption(state: &backup::Encryption) -> String {
-    let in_use = state.enabled && state.passphrase_generation > 0;
+    let in_use = state.passphrase_set_time.is_some();
+    let encrypted = match (state.enabled, state.write_only) {
+        (false, _) => "no",
+        (true, false) => "yes",
+        (true, true) => "yes, to the recipients only: the service cannot read them again",
+    };
+    let recipient = |recipient: &backup::Recipient| {
+        let until = recipient.expire_time.map(|end| format!(", until {}", time(Some(end)))).unwrap_or_default();
+        format!("{} {}{until}", recipient.fingerprint, recipient.user_id)
+    };
+    let recipients: Vec<_> = state.recipients.iter().map(recipient).collect();
     facts([
-        ("New backups are encrypted", if state.enabled { "yes" } else { "no" }.to_owned()),
+        ("New backups are encrypted", encrypted.to_owned()),
+        ("Recipients", recipients.join("; ")),
         ("Passphrase number", if in_use { state.passphrase_generation.to_string() } else { String::new() }),
         ("In use since", if in_use { time(state.passphrase_set_time) } else { String::new() }),
         ("Algorithm", state.algorithm.clone()),

@@ -10,8 +10,8 @@ use super::connect::unary;
 use super::describe;
 use super::follow::{follow, succeeded};
 use super::names::BackupChoice;
+use super::opener::{Opening, Sent};
 use super::output::{id, note};
-use super::passphrase::Source;
 use super::problem::Problem;
 use crate::grpc::proto::backup::{VerifyBackupRequest, VerifyLevel, VerifyResult, operation};
 
@@ -24,7 +24,7 @@ pub struct Verify {
     #[arg(long, value_enum, default_value = "checksum")]
     level: Level,
     #[command(flatten)]
-    passphrase: Source,
+    opener: Opening,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -42,11 +42,9 @@ enum Level {
 pub async fn verify(session: Session, verify: Verify) -> Result<(), Problem> {
     let Session { client, output } = &session;
     let backup = get(&session, &verify.backup).await?;
-    let passphrase = match verify.level {
-        Level::Contents | Level::Rehearsal if describe::is_encrypted(&backup) => {
-            verify.passphrase.for_service(&id(&backup.name))?
-        }
-        _ => None,
+    let Sent { passphrase, secret_key } = match verify.level {
+        Level::Contents | Level::Rehearsal if describe::is_encrypted(&backup) => verify.opener.for_service(&backup)?,
+        _ => Sent::default(),
     };
     let level = match verify.level {
         Level::Checksum => VerifyLevel::Checksum,
@@ -56,7 +54,8 @@ pub async fn verify(session: Session, verify: Verify) -> Result<(), Problem> {
     let request = VerifyBackupRequest {
         name: backup.name,
         level: level.into(),
-        passphrase: passphrase.map(|passphrase| passphrase.reveal().to_owned()).unwrap_or_default(),
+        passphrase,
+        secret_key,
         request_id: Uuid::new_v4().to_string(),
     };
     let started = client.begin(async || client.backups().verify_backup(unary(request.clone())).await).await?;

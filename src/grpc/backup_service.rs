@@ -31,7 +31,7 @@ impl BackupService for Service {
     }
 
     async fn restore(&self, request: Request<wire::RestoreRequest>) -> Answer<wire::Operation> {
-        self.check_secret(&request, !request.get_ref().passphrase.is_empty())?;
+        self.check_secret(&request, convert::has_secret(&request.get_ref().passphrase, &request.get_ref().secret_key))?;
         let (caller, request) = accept(request)?;
         let started = self.holdfast.restore(&caller, convert::restore_request(request)?).await?;
         Ok(Response::new(operation::accepted(started, Kind::Restore)))
@@ -62,7 +62,7 @@ impl BackupService for Service {
     }
 
     async fn verify_backup(&self, request: Request<wire::VerifyBackupRequest>) -> Answer<wire::Operation> {
-        self.check_secret(&request, !request.get_ref().passphrase.is_empty())?;
+        self.check_secret(&request, convert::has_secret(&request.get_ref().passphrase, &request.get_ref().secret_key))?;
         let (caller, request) = accept(request)?;
         let started = self.holdfast.verify_backup(&caller, convert::verify_request(request)?).await?;
         Ok(Response::new(operation::operation(started)))
@@ -76,7 +76,7 @@ impl BackupService for Service {
     }
 
     async fn preview_restore(&self, request: Request<wire::PreviewRestoreRequest>) -> Answer<wire::Operation> {
-        self.check_secret(&request, !request.get_ref().passphrase.is_empty())?;
+        self.check_secret(&request, convert::has_secret(&request.get_ref().passphrase, &request.get_ref().secret_key))?;
         let (caller, request) = accept(request)?;
         let started = self.holdfast.preview_restore(&caller, convert::preview_request(request)?).await?;
         Ok(Response::new(operation::operation(started)))

@@ -60,6 +60,12 @@ pub struct Backup {
     /// The passphrase of this system that was in use when it was last seen to open it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub opened_by: Option<PassphraseNote>,
+    /// Who opens it with a secret key, where that is known: fingerprints of certificates, or key ids before it was opened.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recipients: Vec<String>,
+    /// No passphrase opens it, only the secret key of a recipient.
+    #[serde(default)]
+    pub write_only: bool,
     pub resources: Vec<ResourceContent>,
     /// Empty: not known.
     pub format_version: String,
@@ -103,6 +109,8 @@ impl Backup {
             sha256,
             passphrase: None,
             opened_by: None,
+            recipients: Vec::new(),
+            write_only: false,
             resources: Vec::new(),
             format_version: String::new(),
             source_system: None,
@@ -133,6 +141,8 @@ impl Backup {
         self.create_time = manifest.create_time;
         self.snapshot_time = Some(manifest.snapshot_time);
         self.passphrase = manifest.passphrase;
+        self.recipients.clone_from(&manifest.recipients);
+        self.write_only = manifest.encrypted() && manifest.passphrase.is_none();
         self.format_version = manifest.format_version.to_string();
         self.source_system = Some(manifest.system_id);
     }
@@ -225,9 +235,7 @@ mod tests {
 
     #[test]
     fn c06_a_generation_of_another_system_is_not_the_passphrase_in_use_here_unless_it_opened() {
-        let note = |generation, time| {
-            Some(PassphraseNote { generation, set_time: DateTime::from_timestamp(time, 0).unwrap() })
-        };
+        let note = |generation, time| Some(PassphraseNote { generation, set_time: DateTime::from_timestamp(time, 0).unwrap() });
         let (here, elsewhere) = (Uuid::from_u128(1), Uuid::from_u128(2));
         let mut file = backups(&[State::Ready]).remove(0);
         file.file_name = FileName::new(file.id.clone(), Sha256([0; 32]), true);

@@ -28,4 +28,4 @@ pub use name::{BackupId, FileName, OperationId, ResourceName, Sha256, TableName}
 pub use notice::Notice;
 pub use operation::Operation;
 pub use schedule::Schedule;
-pub use secret::Passphrase;
+pub use secret::{Opener, Passphrase, SecretKey, SessionKey};

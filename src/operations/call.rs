@@ -11,11 +11,9 @@ use crate::model::backup::{Backup, Trigger};
 use crate::model::catalog::Resource;
 pub use crate::model::event::Caller;
 use crate::model::schedule::{Recurrence, RunState};
-use crate::model::settings::{Retention, Setting};
+use crate::model::settings::{Encryption, Recipient, Retention, Setting};
 use crate::model::verification::VerifyLevel;
-use crate::model::{
-    BackupId, Failure, FileName, Notice, Operation, OperationId, Passphrase, Reason, ResourceName, Schedule, Sha256,
-};
+use crate::model::{BackupId, Failure, FileName, Notice, Opener, Operation, OperationId, Reason, ResourceName, Schedule, Sha256};
 
 #[derive(Debug, Clone)]
 pub struct BackupRequest {
@@ -32,7 +30,7 @@ pub struct BackupRequest {
 #[derive(Debug, Clone)]
 pub struct RestoreRequest {
     pub backup: BackupId,
-    pub passphrase: Option<Passphrase>,
+    pub opener: Option<Opener>,
     /// Empty: all in the file.
     pub resources: Vec<ResourceName>,
     /// `None`: whatever the restore finds.
@@ -49,7 +47,7 @@ pub struct RestoreRequest {
 #[derive(Debug, Clone)]
 pub struct PreviewRequest {
     pub backup: BackupId,
-    pub passphrase: Option<Passphrase>,
+    pub opener: Option<Opener>,
     /// Empty: all in the file.
     pub resources: Vec<ResourceName>,
 }
@@ -58,7 +56,7 @@ pub struct PreviewRequest {
 pub struct VerifyRequest {
     pub backup: BackupId,
     pub level: VerifyLevel,
-    pub passphrase: Option<Passphrase>,
+    pub opener: Option<Opener>,
     /// Empty: none.
     pub request_id: String,
 }
@@ -168,6 +166,12 @@ pub struct Run {
     pub planned_time: DateTime<Utc>,
     pub state: RunState,
     pub operation: Option<OperationId>,
+}
+
+#[derive(Debug, Clone)]
+pub struct EncryptionState {
+    pub setting: Setting<Encryption>,
+    pub recipients: Vec<Recipient>,
 }
 
 #[derive(Debug, Clone)]

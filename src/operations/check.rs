@@ -10,11 +10,11 @@ use tokio_util::sync::CancellationToken;
 use super::call::Caller;
 use super::verify::same;
 use super::{Error, Holdfast, Result, blocking};
-use crate::folder::{self, Folder};
+use crate::archive;
+use crate::folder::Folder;
 use crate::model::backup::{Backup, State};
 use crate::model::manifest::PassphraseNote;
-use crate::model::{BackupId, Manifest, Passphrase};
-use crate::archive;
+use crate::model::{BackupId, Manifest, Opener, Passphrase};
 
 /// Wrong passphrases that a caller may send for one backup within `PERIOD`.
 pub const MOST: usize = 5;
@@ -49,12 +49,12 @@ impl Holdfast {
             None => self.passphrase().await?.1,
             given => given,
         };
-        let passphrase = passphrase.ok_or(Error::PassphraseRequired(backup.passphrase))?;
+        let opener = passphrase.map(Opener::Passphrase);
         let held = (place, in_use);
-        let manifest = self.try_to_open(held, caller.principal(), &backup, &passphrase).await?.1;
-        let opened_by = self.note_opened(&backup, Some(&passphrase)).await?;
-        let backup =
-            Backup { passphrase: manifest.passphrase, source_system: Some(manifest.system_id), opened_by, ..backup };
+        let manifest = self.try_to_open(held, caller.principal(), &backup, opener.as_ref()).await?.1;
+        let opened_by = self.note_opened(&backup, opener.as_ref()).await?;
+        let Manifest { passphrase, recipients, .. } = manifest;
+        let backup = Backup { passphrase, recipients, opened_by, ..backup };
         Ok(Opened { current_passphrase: backup.opened_by.is_some(), backup })
     }
 
@@ -65,23 +65,24 @@ impl Holdfast {
         held: T,
         who: &str,
         backup: &Backup,
-        passphrase: &Passphrase,
+        opener: Option<&Opener>,
     ) -> Result<(T, Manifest)> {
-        let (holdfast, who, about, passphrase) = (self.clone(), who.to_owned(), backup.clone(), passphrase.clone());
+        let (holdfast, who, about, opener) = (self.clone(), who.to_owned(), backup.clone(), opener.cloned());
         let opened = blocking(move || {
-            let open = || open(&holdfast.0.parts.folder, &about, &passphrase);
+            let open = || open(&holdfast.0.parts.folder, &about, opener.as_ref());
             holdfast.0.attempts.attempt(&who, &about.id, open).map(|manifest| (held, manifest))
         });
         opened.await?
     }
 
     /// Notes that the passphrase in use now opened a file, if this is the one, and tells which it is.
-    pub(super) async fn note_opened(&self, backup: &Backup, passphrase: Option<&Passphrase>) -> Result<Option<PassphraseNote>> {
+    pub(super) async fn note_opened(&self, backup: &Backup, opener: Option<&Opener>) -> Result<Option<PassphraseNote>> {
+        let Some(passphrase) = opener.and_then(Opener::passphrase) else { return Ok(None) };
         let (encryption, present) = match self.passphrase().await {
             Err(Error::SealBroken) => return Ok(None),
             present => present?,
         };
-        let note = encryption.passphrase.filter(|_| passphrase.is_some() && passphrase == present.as_ref());
+        let note = encryption.passphrase.filter(|_| present.as_ref() == Some(passphrase));
         if let Some(note) = note.filter(|note| !backup.opens_with(Some(*note), self.0.system.id)) {
             self.0.parts.state.note_opened(&backup.id, note).await?;
         }
@@ -89,16 +90,20 @@ impl Holdfast {
     }
 }
 
-/// Reads no more than the beginning, unless that does not open.
-fn open(folder: &Folder, backup: &Backup, passphrase: &Passphrase) -> Result<Manifest> {
+/// Reads no more than the beginning, unless that does not open with what was given.
+fn open(folder: &Folder, backup: &Backup, opener: Option<&Opener>) -> Result<Manifest> {
     let mut file = folder.read(&backup.file_name)?;
-    archive::manifest(&file, Some(passphrase)).or_else(|error| {
+    let opened = archive::manifest(&file, opener).map_err(|error| Error::from(error).about(backup.passphrase));
+    match opened {
         // The digest tells damage from a wrong passphrase.
-        match same(&mut file, backup, &CancellationToken::new())? {
-            true => Err(Error::from(error).about(backup.passphrase)),
-            false => Err(Error::Damaged("its SHA-256 is not that of its name".into())),
+        Err(error) if error.is_a_wrong_opener() || matches!(error, Error::Damaged(_)) => {
+            match same(&mut file, backup, &CancellationToken::new())? {
+                true => Err(error),
+                false => Err(Error::Damaged("its SHA-256 is not that of its name".into())),
+            }
         }
-    })
+        opened => opened,
+    }
 }
 
 /// Wrong passphrases of the last minute, by caller and backup. In the memory of this process: another replica, or the next
@@ -123,7 +128,7 @@ impl Attempts {
         let wrong = self.of(who, id);
         let mut wrong = admit(&wrong, id)?;
         let opened = open();
-        if matches!(opened, Err(Error::PassphraseIncorrect(_))) {
+        if opened.as_ref().is_err_and(Error::is_a_wrong_opener) {
             wrong.push_back(Instant::now());
         }
         opened

@@ -39,6 +39,17 @@ pub enum Error {
     PassphraseRequired(Option<PassphraseNote>),
     #[error("the passphrase does not open this backup")]
     PassphraseIncorrect(Option<PassphraseNote>),
+    /// Who can open it, as far as that is known.
+    #[error("only the secret key of a recipient opens this backup, and none was given")]
+    SecretKeyRequired(Vec<String>),
+    #[error("the secret key is none of those that open this backup")]
+    SecretKeyIncorrect(Vec<String>),
+    #[error("the secret key is protected by a passphrase, and none was given")]
+    SecretKeyLocked,
+    #[error("the passphrase does not open the secret key")]
+    SecretKeyPassphraseIncorrect,
+    #[error("new backups are to be encrypted to recipients, and none are configured any more")]
+    RecipientsMissing,
     #[error("too many wrong passphrases were sent for backup {0}")]
     TooManyAttempts(BackupId, Duration),
     #[error("the backup file is damaged: {0}")]
@@ -90,6 +101,13 @@ impl From<archive::Error> for Error {
         match error {
             archive::Error::PassphraseRequired => Self::PassphraseRequired(None),
             archive::Error::PassphraseIncorrect => Self::PassphraseIncorrect(None),
+            archive::Error::SecretKeyRequired(recipients) => Self::SecretKeyRequired(recipients),
+            archive::Error::SecretKeyIncorrect(recipients) => Self::SecretKeyIncorrect(recipients),
+            archive::Error::SecretKeyUnusable(problem) => {
+                Self::InvalidField { field: "secret_key", problem: format!("the secret key cannot be used: {problem}") }
+            }
+            archive::Error::SecretKeyLocked => Self::SecretKeyLocked,
+            archive::Error::SecretKeyPassphraseIncorrect => Self::SecretKeyPassphraseIncorrect,
             archive::Error::NewerFormat { found } => Self::NewerFormat { found: found.to_string() },
             archive::Error::Io(error) => Self::Folder(error.into()),
             error => Self::Damaged(error.to_string()),
@@ -111,6 +129,17 @@ impl Error {
             Self::Database(error) => error.passes(),
             _ => false,
         }
+    }
+
+    /// Whether what was sent to open a file is at fault, or missing; not the file.
+    pub fn is_about_opener(&self) -> bool {
+        let missing = matches!(self, Self::PassphraseRequired(_) | Self::SecretKeyRequired(_) | Self::SecretKeyLocked);
+        missing || self.is_a_wrong_opener() || matches!(self, Self::TooManyAttempts(..) | Self::InvalidField { .. })
+    }
+
+    /// Whether it was a guess that failed.
+    pub fn is_a_wrong_opener(&self) -> bool {
+        matches!(self, Self::PassphraseIncorrect(_) | Self::SecretKeyIncorrect(_) | Self::SecretKeyPassphraseIncorrect)
     }
 
     /// With the passphrase that the file is known to open with.
@@ -140,6 +169,18 @@ impl Error {
                 .instructions("Wait until the restore, download or verification has ended."),
             Self::PassphraseRequired(note) => passphrase(failure(Reason::PassphraseRequired), *note),
             Self::PassphraseIncorrect(note) => passphrase(failure(Reason::PassphraseIncorrect), *note),
+            Self::SecretKeyRequired(recipients) => secret_key(failure(Reason::SecretKeyRequired), recipients),
+            Self::SecretKeyIncorrect(recipients) => secret_key(failure(Reason::SecretKeyIncorrect), recipients),
+            Self::SecretKeyLocked => failure(Reason::PassphraseRequired)
+                .field("passphrase")
+                .instructions("Give the passphrase of the secret key with it."),
+            Self::SecretKeyPassphraseIncorrect => failure(Reason::PassphraseIncorrect)
+                .field("passphrase")
+                .instructions("Give the passphrase of the secret key, not one of the service."),
+            Self::RecipientsMissing => failure(Reason::RecipientsMissing).subject("settings/encryption").instructions(
+                "Configure them again (HOLDFAST_ENCRYPTION__RECIPIENTS_FILE), set a passphrase, or, if new backups are to be readable \
+                 by anybody who has the file, switch encryption off.",
+            ),
             Self::TooManyAttempts(id, wait) => failure(Reason::RateLimited)
                 .subject(backup(id))
                 .with("attemptsPerMinute", check::MOST)
@@ -357,6 +398,18 @@ fn passphrase(failure: Failure, note: Option<PassphraseNote>) -> Failure {
             .with("passphraseGeneration", note.generation)
             .with("passphraseSetTime", rfc3339(note.set_time))
             .instructions(format!("Give the passphrase that was set at {}.", rfc3339(note.set_time))),
+    }
+}
+
+fn secret_key(failure: Failure, recipients: &[String]) -> Failure {
+    let failure = failure.field("secret_key");
+    match recipients {
+        [] => failure,
+        recipients => {
+            let recipients = recipients.join(", ");
+            let instructions = format!("Give the secret key of one of these: {recipients} (gpg --export-secret-keys).");
+            failure.with("recipients", recipients).instructions(instructions)
+        }
     }
 }
 

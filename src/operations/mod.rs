@@ -43,6 +43,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use crate::archive::Unusable;
 use crate::folder::{self, Folder};
 use crate::lock::Keeper;
 use crate::model::{Catalog, OperationId};
@@ -54,6 +55,8 @@ pub use check::Opened;
 pub use error::Error;
 pub use locks::Hosted;
 pub use seal::SealKey;
+
+pub use crate::archive::Recipients;
 
 type Result<T> = std::result::Result<T, Error>;
 
@@ -68,6 +71,8 @@ pub struct Parts {
     pub folder: Folder,
     pub catalog: Catalog,
     pub seal_key: SealKey,
+    /// Who opens new files with a secret key of their own.
+    pub recipients: Recipients,
     /// The maintenance lock, wherever it is hosted.
     pub locks: Keeper,
     /// The same, when this service hosts it for others.
@@ -150,6 +155,7 @@ impl Holdfast {
             stopping: CancellationToken::new(),
         };
         let holdfast = Self(Arc::new(running));
+        holdfast.note_recipients().await?;
         holdfast.always("recovery", Self::recover_always);
         holdfast.always("folder", Self::sync_at_start);
         holdfast.always("scrub", Self::scrub_always);
@@ -238,6 +244,14 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 fn now() -> DateTime<Utc> {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
     Utc::now()
+}
+
+/// Reads the certificates of recipients, which must be valid now.
+///
+/// # Errors
+/// Which of them is not, and why.
+pub fn recipients(certificates: &[u8]) -> std::result::Result<Recipients, Unusable> {
+    Recipients::parse(certificates, now())
 }
 
 fn new_operation_id() -> OperationId {

@@ -33,7 +33,7 @@ impl Holdfast {
         obstacles.extend(self.lock_is_free().await.err());
         let obstacles: Vec<_> = obstacles.iter().map(Error::failure).collect();
         let mut backup_obstacles = obstacles.clone();
-        backup_obstacles.extend(self.passphrase().await.err().map(|error| error.failure()));
+        backup_obstacles.extend(self.protection().await.err().map(|error| error.failure()));
         let folder = parts.folder.clone();
         let space = blocking(move || folder.space()).await?.ok();
         let backups = parts.state.backups().await?;
@@ -47,7 +47,7 @@ impl Holdfast {
             active: parts.state.operations(100, None, true).await?,
             latest: latest.map(|backup| (backup.id.clone(), backup.snapshot_time)),
             next_run: self.schedule().await?.next_run,
-            encryption_enabled: self.encryption().await?.value.passphrase.is_some(),
+            encryption_enabled: !parts.recipients.is_empty() || self.encryption().await?.setting.value.passphrase.is_some(),
             backup_count: backups.len() as u64,
             storage_total_bytes: space.map_or(0, |space| space.total),
             storage_available_bytes: space.map_or(0, |space| space.available),

@@ -30,7 +30,7 @@ impl Holdfast {
         if let Some(operation) = self.known(caller.principal(), &key).await? {
             return Ok(Some(operation));
         }
-        let source = self.open(caller.principal(), backup, request.passphrase.as_ref(), resources).await?;
+        let source = self.open(caller.principal(), backup, request.opener.as_ref(), resources).await?;
         check(&source.notices, acknowledged)?;
         if request.validate_only {
             self.lock_is_free().await?;

@@ -17,7 +17,7 @@ use crate::archive::{self, Part};
 use crate::model::backup::{Backup, State, Trigger};
 use crate::model::notice::Severity;
 use crate::model::operation::{Phase, Progress};
-use crate::model::{BackupId, EndRecord, Manifest, Notice, Passphrase, Piece, ResourceName};
+use crate::model::{BackupId, EndRecord, Manifest, Notice, Opener, Piece, ResourceName};
 use crate::postgres::{self, Restore};
 
 /// Pieces on their way from the file to the database.
@@ -27,7 +27,7 @@ const PIECES_IN_FLIGHT: usize = 2;
 pub struct Source {
     file: File,
     pub backup: Backup,
-    pub passphrase: Option<Passphrase>,
+    pub opener: Option<Opener>,
     pub manifest: Manifest,
     /// Resources to restore, in the order of the catalog.
     pub chosen: Vec<ResourceName>,
@@ -45,26 +45,26 @@ impl Holdfast {
         &self,
         who: &str,
         id: &BackupId,
-        passphrase: Option<&Passphrase>,
+        opener: Option<&Opener>,
         resources: &[ResourceName],
     ) -> Result<Source> {
         let parts = &self.0.parts;
         let in_use = self.0.in_use.read(id).ok_or_else(|| Error::BackupInUse(id.clone()))?;
         let backup = self.ready_backup(id).await?;
-        if passphrase.is_some() && backup.encrypted() {
+        if opener.is_some() && backup.encrypted() {
             self.0.attempts.check(who, id)?;
         }
-        let (holdfast, who, about, passphrase) = (self.clone(), who.to_owned(), backup.clone(), passphrase.cloned());
-        let (file, manifest, passphrase) = blocking(move || {
+        let (holdfast, who, about, opener) = (self.clone(), who.to_owned(), backup.clone(), opener.cloned());
+        let (file, manifest, opener) = blocking(move || {
             let mut file = holdfast.0.parts.folder.read(&about.file_name)?;
             // The digest first: it tells a damaged file from a wrong passphrase.
             if Hashing::new(&mut file).finish().map_err(crate::folder::Error::from)? != (about.size_bytes, about.sha256) {
                 return Err(Error::Damaged("its SHA-256 is not that of its name".into()));
             }
             file.seek(SeekFrom::Start(0)).map_err(crate::folder::Error::from)?;
-            let open = || archive::manifest(&file, passphrase.as_ref()).map_err(|error| Error::from(error).about(about.passphrase));
+            let open = || archive::manifest(&file, opener.as_ref()).map_err(|error| Error::from(error).about(about.passphrase));
             let manifest = holdfast.0.attempts.attempt(&who, &about.id, open)?;
-            Ok((file, manifest, passphrase))
+            Ok((file, manifest, opener))
         })
         .await??;
 
@@ -89,7 +89,7 @@ impl Holdfast {
         }
         let drift = postgres::compatible(&schema, &manifest, &chosen)?;
         let notices = self.notices_about(&manifest, &kept).into_iter().chain(drift.iter().cloned()).collect();
-        Ok(Source { file, backup, passphrase, manifest, chosen, notices, drift, _in_use: in_use })
+        Ok(Source { file, backup, opener, manifest, chosen, notices, drift, _in_use: in_use })
     }
 
     fn notices_about(&self, manifest: &Manifest, kept: &[ResourceName]) -> Vec<Notice> {
@@ -109,8 +109,7 @@ impl Holdfast {
             notice
                 .instructions("Make sure that this is the file you mean: its accounts and secrets replace those of this system.")
         });
-        let plain = manifest.passphrase.is_none();
-        let plain = plain.then(|| Notice::new(Severity::Info, "NOT_ENCRYPTED", "The file is not encrypted."));
+        let plain = (!manifest.encrypted()).then(|| Notice::new(Severity::Info, "NOT_ENCRYPTED", "The file is not encrypted."));
         other.into_iter().chain(skipped).chain(kept).chain(plain).collect()
     }
 
@@ -145,9 +144,9 @@ impl Source {
             owner.map(|resource| &resource.name)
         };
         let (pieces, incoming) = mpsc::channel(PIECES_IN_FLIGHT);
-        let (backup, passphrase, expected) = (self.backup.clone(), self.passphrase.clone(), self.manifest.clone());
+        let (backup, opener, expected) = (self.backup.clone(), self.opener.clone(), self.manifest.clone());
         let file = self.file.try_clone().map_err(crate::folder::Error::from)?;
-        let reader = work.blocking(move || read_pieces(file, &backup, passphrase.as_ref(), &expected, pieces));
+        let reader = work.blocking(move || read_pieces(file, &backup, opener.as_ref(), &expected, pieces));
         let loader = async {
             // Gone when the loader is: a reader that waits for a place in the channel must learn of it.
             let mut incoming = incoming;
@@ -198,13 +197,13 @@ fn missing(
 fn read_pieces(
     mut file: File,
     backup: &Backup,
-    passphrase: Option<&Passphrase>,
+    opener: Option<&Opener>,
     expected: &Manifest,
     pieces: mpsc::Sender<Piece>,
 ) -> Result<EndRecord> {
     file.seek(SeekFrom::Start(0)).map_err(crate::folder::Error::from)?;
     let mut file = Hashing::new(file);
-    let (manifest, end) = archive::read(&mut file, passphrase, |part| match part {
+    let (manifest, end) = archive::read(&mut file, opener, |part| match part {
         Part::Manifest(_) => Ok(()),
         Part::Piece(piece) => pieces.blocking_send(piece).map_err(|_| Error::Database(postgres::Error::BrokenOff)),
     })?;

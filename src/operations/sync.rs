@@ -14,7 +14,7 @@ use crate::folder::{self, Contents, Folder};
 use crate::model::backup::{Backup, State};
 use crate::model::event::{Event, backup_name};
 use crate::model::verification::VerifyLevel;
-use crate::model::{BackupId, EndRecord, FileName, Manifest, Passphrase, Reason};
+use crate::model::{BackupId, EndRecord, FileName, Manifest, Opener, Reason};
 use crate::postgres::state::Stored;
 
 /// Most files that are not taken for backups and are told of one by one.
@@ -163,10 +163,10 @@ impl Holdfast {
     async fn examine(&self, caller: &Caller, name: &FileName) -> Result<Examined> {
         // Without it no more is known of an encrypted file than its name; a wrong one is nobody's fault.
         let (encryption, passphrase) = self.passphrase().await.unwrap_or_default();
+        let opener = passphrase.map(Opener::Passphrase);
         let (folder, of, creator, stopped) =
             (self.0.parts.folder.clone(), name.clone(), caller.principal().to_owned(), self.stopping());
-        let examined =
-            blocking(move || examine(&folder, of, passphrase.as_ref(), &creator, &stopped)).await.and_then(|found| found);
+        let examined = blocking(move || examine(&folder, of, opener.as_ref(), &creator, &stopped)).await.and_then(|found| found);
         match examined {
             Ok(Some(backup)) => {
                 let opened_by = encryption.passphrase.filter(|_| backup.encrypted() && backup.uid.is_some());
@@ -189,14 +189,14 @@ impl Holdfast {
         backup: &Backup,
         manifest: &Manifest,
         end: &EndRecord,
-        passphrase: Option<&Passphrase>,
+        opener: Option<&Opener>,
     ) -> Result<()> {
         if backup.uid.is_none() {
             let mut backup = backup.clone();
             backup.learn(manifest, end);
             self.0.parts.state.note_contents(&backup).await?;
         }
-        self.note_opened(backup, passphrase).await?;
+        self.note_opened(backup, opener).await?;
         Ok(())
     }
 }
@@ -209,7 +209,7 @@ fn rejected(file_name: String, reason: Reason, detail: impl Into<String>) -> Rej
 fn examine(
     folder: &Folder,
     name: FileName,
-    passphrase: Option<&Passphrase>,
+    opener: Option<&Opener>,
     creator: &str,
     stopped: &CancellationToken,
 ) -> Result<Option<Backup>> {
@@ -222,15 +222,18 @@ fn examine(
         return Err(Error::Damaged("its SHA-256 is not that of its name; it may not be copied to its end yet".into()));
     }
     let mut backup = Backup::found(name, size, sha256, creator);
-    match archive::manifest(&file, passphrase) {
+    match archive::manifest(&file, opener) {
         Ok(_) => {}
         Err(archive::Error::PassphraseRequired | archive::Error::PassphraseIncorrect) => return Ok(Some(backup)),
+        Err(archive::Error::SecretKeyRequired(recipients)) => {
+            return Ok(Some(Backup { recipients, write_only: true, ..backup }));
+        }
         Err(error) => return Err(error.into()),
     }
     let stop = |_: archive::Part<'_>| if stopped.is_cancelled() { Err(Error::Interrupted) } else { Ok(()) };
     file.seek(SeekFrom::Start(0)).map_err(folder::Error::from)?;
-    let (manifest, end) = archive::read(&mut file, passphrase, stop)?;
-    if manifest.backup != backup.id || manifest.passphrase.is_some() != backup.encrypted() {
+    let (manifest, end) = archive::read(&mut file, opener, stop)?;
+    if manifest.backup != backup.id || manifest.encrypted() != backup.encrypted() {
         return Err(Error::Damaged("it was renamed: it is another backup than its name says".into()));
     }
     backup.learn(&manifest, &end);

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use tonic::Status;
+use zeroize::Zeroizing;
 
 use super::fields::{
     MAX_REQUEST_ID, MAX_TEXT, backup_id, backup_name, etag, int32, int64, invalid, lock_wait, operation_name, page_place,
@@ -13,7 +14,7 @@ use crate::grpc::proto::backup as wire;
 use crate::grpc::status::{published, published_name};
 use crate::model::backup::{Backup, ResourceContent, State, Trigger};
 use crate::model::verification::VerifyLevel;
-use crate::model::{BackupId, Passphrase, ResourceName, Sha256};
+use crate::model::{BackupId, Opener, Passphrase, ResourceName, SecretKey, Sha256};
 use crate::operations::Opened;
 use crate::operations::call::{
     BackupChange, BackupRequest, Chunk, Download, DownloadRequest, Listed, Page, PreviewRequest, Rejected, ResourceState,
@@ -73,7 +74,7 @@ pub fn restore_request(request: wire::RestoreRequest) -> Result<RestoreRequest, 
         acknowledged,
         safety_backup: !request.skip_safety_backup,
         backup: backup_id("name", &request.name)?,
-        passphrase: Passphrase::new(request.passphrase),
+        opener: opener(request.passphrase, request.secret_key)?,
         resources: resources("resources", &request.resources)?,
         lock_wait: lock_wait(request.lock_wait)?,
         reason: text("reason", request.reason, MAX_TEXT)?,
@@ -82,10 +83,24 @@ pub fn restore_request(request: wire::RestoreRequest) -> Result<RestoreRequest, 
     })
 }
 
+/// Whether it must not be sent in the clear.
+pub fn has_secret(passphrase: &str, secret_key: &[u8]) -> bool {
+    !passphrase.is_empty() || !secret_key.is_empty()
+}
+
+/// What a caller sent to open a file with, if anything.
+fn opener(passphrase: String, secret_key: Vec<u8>) -> Result<Option<Opener>, Status> {
+    let (passphrase, secret_key) = (Passphrase::new(passphrase), Zeroizing::new(secret_key));
+    if secret_key.len() > SecretKey::MAX_BYTES {
+        return Err(invalid("secret_key", "`secret_key` has at most 64 KiB; send the key of one recipient alone."));
+    }
+    Ok(Opener::new(passphrase, secret_key.as_slice()))
+}
+
 pub fn preview_request(request: wire::PreviewRestoreRequest) -> Result<PreviewRequest, Status> {
     Ok(PreviewRequest {
         backup: backup_id("name", &request.name)?,
-        passphrase: Passphrase::new(request.passphrase),
+        opener: opener(request.passphrase, request.secret_key)?,
         resources: resources("resources", &request.resources)?,
     })
 }
@@ -105,7 +120,7 @@ pub fn verify_request(request: wire::VerifyBackupRequest) -> Result<VerifyReques
     Ok(VerifyRequest {
         backup: backup_id("name", &request.name)?,
         level,
-        passphrase: Passphrase::new(request.passphrase),
+        opener: opener(request.passphrase, request.secret_key)?,
         request_id: text("request_id", request.request_id, MAX_REQUEST_ID)?,
     })
 }
@@ -249,12 +264,14 @@ fn encryption_info(backup: &Backup) -> wire::EncryptionInfo {
     if !backup.encrypted() {
         return wire::EncryptionInfo { r#type: wire::encryption_info::Type::None.into(), ..Default::default() };
     }
+    let kind = if backup.write_only { wire::encryption_info::Type::Recipients } else { wire::encryption_info::Type::Passphrase };
     wire::EncryptionInfo {
-        r#type: wire::encryption_info::Type::Passphrase.into(),
+        r#type: kind.into(),
         passphrase_generation: backup.passphrase.map_or(0, |note| int32(note.generation)),
         passphrase_set_time: backup.passphrase.map(|note| timestamp(note.set_time)),
         current_passphrase: false,
         algorithm: ALGORITHM.into(),
+        recipients: backup.recipients.clone(),
     }
 }
 

@@ -45,7 +45,8 @@ impl State {
             _ => "UPDATE setting SET value = $2, secret = $3, update_time = clock_timestamp(), updater = $4, revision = revision + 1
                   WHERE name = $1 AND revision = $5 RETURNING secret",
         };
-        let mut statement = sqlx::query_scalar::<_, Option<Vec<u8>>>(statement).bind(name).bind(Json(value)).bind(secret).bind(updater);
+        let mut statement =
+            sqlx::query_scalar::<_, Option<Vec<u8>>>(statement).bind(name).bind(Json(value)).bind(secret).bind(updater);
         if revision != 0 {
             statement = statement.bind(revision);
         }
