@@ -8,7 +8,7 @@ use super::connect::unary;
 use super::describe;
 use super::names::BackupChoice;
 use super::output::{facts, id, note, time};
-use super::passphrase::{Source, confirm};
+use super::passphrase::{Source, can_ask, confirm};
 use super::problem::Problem;
 use crate::grpc::proto::backup;
 use crate::grpc::proto::backup::{
@@ -96,6 +96,7 @@ pub async fn encryption(session: Session, what: Encryption) -> Result<(), Proble
         Encryption::Set(source) => source.new_one()?.reveal().to_owned(),
         Encryption::Off { yes } => {
             if !yes {
+                can_ask(None)?;
                 let request = || unary(GetEncryptionRequest {});
                 let state = client.repeat(async || client.backups().get_encryption(request()).await).await?;
                 let question = match state.recipients.is_empty() {

@@ -93,7 +93,7 @@ impl Holdfast {
 /// Reads no more than the beginning, unless that does not open with what was given.
 fn open(folder: &Folder, backup: &Backup, opener: Option<&Opener>) -> Result<Manifest> {
     let mut file = folder.read(&backup.file_name)?;
-    let opened = archive::manifest(&file, opener).map_err(|error| Error::from(error).about(backup.passphrase));
+    let opened = archive::manifest(&file, opener).map_err(|error| Error::from(error).about(backup));
     match opened {
         // The digest tells damage from a wrong passphrase.
         Err(error) if error.is_a_wrong_opener() || matches!(error, Error::Damaged(_)) => {

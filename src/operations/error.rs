@@ -9,7 +9,7 @@ use super::check;
 use crate::model::lock::{Holder, NAME, Purpose};
 use crate::model::manifest::PassphraseNote;
 use crate::model::notice::{Notice, Severity};
-use crate::model::{BackupId, Failure, OperationId, Reason, ResourceName, schedule, secret};
+use crate::model::{Backup, BackupId, Failure, OperationId, Reason, ResourceName, schedule, secret};
 use crate::{archive, folder, lock, postgres};
 
 /// Everything that can go wrong, named for what a caller can know or do about it.
@@ -142,11 +142,14 @@ impl Error {
         matches!(self, Self::PassphraseIncorrect(_) | Self::SecretKeyIncorrect(_) | Self::SecretKeyPassphraseIncorrect)
     }
 
-    /// With the passphrase that the file is known to open with.
-    pub fn about(self, note: Option<PassphraseNote>) -> Self {
+    /// With what the catalog knows of who or what opens this backup.
+    pub fn about(self, backup: &Backup) -> Self {
+        let recipients = |found: Vec<String>| if backup.recipients.is_empty() { found } else { backup.recipients.clone() };
         match self {
-            Self::PassphraseRequired(_) => Self::PassphraseRequired(note),
-            Self::PassphraseIncorrect(_) => Self::PassphraseIncorrect(note),
+            Self::PassphraseRequired(_) => Self::PassphraseRequired(backup.passphrase),
+            Self::PassphraseIncorrect(_) => Self::PassphraseIncorrect(backup.passphrase),
+            Self::SecretKeyRequired(found) => Self::SecretKeyRequired(recipients(found)),
+            Self::SecretKeyIncorrect(found) => Self::SecretKeyIncorrect(recipients(found)),
             error => error,
         }
     }

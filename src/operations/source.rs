@@ -62,7 +62,7 @@ impl Holdfast {
                 return Err(Error::Damaged("its SHA-256 is not that of its name".into()));
             }
             file.seek(SeekFrom::Start(0)).map_err(crate::folder::Error::from)?;
-            let open = || archive::manifest(&file, opener.as_ref()).map_err(|error| Error::from(error).about(about.passphrase));
+            let open = || archive::manifest(&file, opener.as_ref()).map_err(|error| Error::from(error).about(&about));
             let manifest = holdfast.0.attempts.attempt(&who, &about.id, open)?;
             Ok((file, manifest, opener))
         })
