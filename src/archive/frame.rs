@@ -162,9 +162,7 @@ impl<R: Read> Frame<R> {
         let [1 | 18 | 25 | 26] = self.octets()? else {
             return unsupported("the key of a recipient is not of a kind that is accepted");
         };
-        for _ in 10..self.left {
-            self.octets::<1>()?;
-        }
+        self.skip(self.left - 10)?;
         self.locks.recipients.push(key_id.iter().map(|byte| format!("{byte:02X}")).collect());
         Ok(())
     }
@@ -186,9 +184,7 @@ impl<R: Read> Frame<R> {
             _ => return unsupported("its passphrase packet is not of version 4"),
         }
         self.octets::<9>()?; // salt and count
-        for _ in 0..session_key {
-            self.octets::<1>()?;
-        }
+        self.skip(session_key)?;
         self.locks.passphrase = true;
         Ok(())
     }
@@ -207,12 +203,17 @@ impl<R: Read> Frame<R> {
 
     fn octets<const N: usize>(&mut self) -> Result<[u8; N], Error> {
         let mut octets = [0; N];
-        self.source.read_exact(&mut octets).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => Error::Damaged("it is cut off"),
-            _ => Error::Io(error),
-        })?;
+        self.source.read_exact(&mut octets).map_err(of_read)?;
         self.head.get_mut().extend_from_slice(&octets);
         Ok(octets)
+    }
+
+    /// Takes octets, at most some thousand, that say nothing here.
+    fn skip(&mut self, count: u64) -> Result<(), Error> {
+        let head = self.head.get_mut();
+        let old = head.len();
+        head.resize(old + usize::try_from(count).unwrap_or(0), 0);
+        self.source.read_exact(&mut head[old..]).map_err(of_read)
     }
 
     fn body(&mut self, into: &mut [u8]) -> Result<usize, Error> {
@@ -224,6 +225,13 @@ impl<R: Read> Frame<R> {
                 Ok(count)
             }
         }
+    }
+}
+
+fn of_read(error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => Error::Damaged("it is cut off"),
+        _ => Error::Io(error),
     }
 }
 
