@@ -97,7 +97,8 @@ impl<'a> Content<'a> {
         };
         let outcome = frame.outcome();
         let opened = Arc::new(AtomicBool::new(false));
-        let key = Key { opener: opener.cloned(), opened: opened.clone(), outcome: outcome.clone() };
+        let tried = Arc::new(AtomicBool::new(false));
+        let key = Key { opener: opener.cloned(), tried: tried.clone(), opened: opened.clone(), outcome: outcome.clone() };
         let build = || DecryptorBuilder::from_reader(frame)?.buffer_size(HELD_BACK).with_policy(&POLICY, None, key);
         // `Frame` keeps the messages away on which Sequoia is known to panic. What is not known is damage, too.
         match catch_unwind(AssertUnwindSafe(build)) {
@@ -105,6 +106,10 @@ impl<'a> Content<'a> {
             Ok(Err(_)) | Err(_) => Err(match outcome.take() {
                 Some(error) => error,
                 None if opened.load(Ordering::Relaxed) => ALTERED,
+                // `Frame` has seen what packets there are; Sequoia did not get to the last of them.
+                None if !tried.load(Ordering::Relaxed) => {
+                    Error::UnsupportedEncryption("a packet in front of its data cannot be read")
+                }
                 None => incorrect,
             }),
         }
@@ -137,6 +142,8 @@ impl Read for Content<'_> {
 /// Finds the session key, and holds the packets to the grammar.
 struct Key {
     opener: Option<Opener>,
+    /// Whether all packets in front of the data were read, so that it was tried to open them.
+    tried: Arc<AtomicBool>,
     /// Whether the literal packet was seen: the passphrase is the right one, and what fails from here on is damage.
     opened: Arc<AtomicBool>,
     outcome: Outcome,
@@ -150,6 +157,7 @@ impl DecryptionHelper for Key {
         _: Option<SymmetricAlgorithm>,
         decrypt: &mut dyn FnMut(Option<SymmetricAlgorithm>, &SessionKey) -> bool,
     ) -> sequoia_openpgp::Result<Option<Cert>> {
+        self.tried.store(true, Ordering::Relaxed);
         let (cipher, key) = match (&self.opener, skesks) {
             (Some(Opener::Passphrase(passphrase)), [skesk]) => skesk.decrypt(&passphrase.reveal().into())?,
             (Some(Opener::SecretKey(key)), _) => match recipients::session_key(key, pkesks) {
