@@ -1,11 +1,15 @@
 # The first build takes several minutes (see README.md), later ones seconds.
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 
-.PHONY: test demo dev dev-stop lint setup
+.PHONY: test test-long demo dev dev-stop lint setup
 
 # Everything that is checked before a change is accepted.
 test: lint
 	cargo test --locked
+
+# The service tests with every place and hundreds of rounds: hours. Those of some hazards: make test-long ONLY='f03_ s05_'
+test-long: setup
+	HOLDFAST_LONG_TESTS=1 cargo test --locked --test service -- --nocapture $(ONLY)
 
 # A backup and a restore before your eyes. Leaves nothing behind.
 demo: setup
@@ -25,3 +29,4 @@ lint: setup
 # Installs what the machine lacks.
 setup:
 	deploy/dev/install.sh
+	deploy/dev/s3.sh install

@@ -4,11 +4,12 @@ use std::error::Error;
 use std::path::PathBuf;
 
 /// Messages with `debug_redact` fields: prost would derive a `Debug` that prints them.
-const SECRET_MESSAGES: [&str; 7] = [
+const SECRET_MESSAGES: [&str; 8] = [
     ".holdfast.backup.v1.RestoreRequest",
     ".holdfast.backup.v1.VerifyBackupRequest",
     ".holdfast.backup.v1.PreviewRestoreRequest",
     ".holdfast.backup.v1.SetEncryptionRequest",
+    ".holdfast.backup.v1.CheckPassphraseRequest",
     ".holdfast.lock.v1.LockLease",
     ".holdfast.lock.v1.RenewLockRequest",
     ".holdfast.lock.v1.ReleaseLockRequest",

@@ -9,13 +9,15 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, CommandFactory, ValueEnum};
 use sqlx::postgres::PgSslMode;
+use uuid::Uuid;
 use zeroize::Zeroizing;
 
+use crate::depot::{self, Depot};
 use crate::grpc::{Authenticator, Permission, Permissions, RemoteLock};
 use crate::model::Catalog;
 use crate::model::event::Filter;
 use crate::model::schedule::Driver;
-use crate::operations::SealKey;
+use crate::operations::{self, Archive, Limits, Recipients, SealKey};
 use crate::postgres::{Database, Fencing, Login};
 use crate::webhook::Webhook;
 
@@ -42,6 +44,9 @@ pub struct Serve {
     /// File with at least 32 random bytes, the key under which the passphrase is stored
     #[arg(long, env = "HOLDFAST_SEAL_KEY_FILE", hide_env_values = true)]
     seal_key_file: PathBuf,
+    /// File with the OpenPGP certificates of those whose secret keys, kept off-line, open new backups as well, or alone
+    #[arg(long, env = "HOLDFAST_ENCRYPTION__RECIPIENTS_FILE", hide_env_values = true)]
+    encryption_recipients_file: Option<PathBuf>,
     /// Address that is told of events: https, or http on this machine
     #[arg(long, env = "HOLDFAST_WEBHOOK_URL", requires = "webhook_secret_file", hide_env_values = true)]
     webhook_url: Option<String>,
@@ -56,10 +61,12 @@ pub struct Serve {
     update_token_file: Option<PathBuf>,
     #[command(flatten)]
     lock: LockArguments,
+    #[command(flatten)]
+    archive: ArchiveArguments,
     /// Accept passphrases and lease ids over connections without TLS: for development, or where a mesh encrypts
     #[arg(long, env = "HOLDFAST_ALLOW_PLAINTEXT_SECRETS", hide_env_values = true)]
     pub allow_plaintext_secrets: bool,
-    /// Listen, and tell of events, beyond loopback without TLS: only where a mesh encrypts
+    /// Listen, tell of events and archive beyond loopback without TLS: only where a mesh encrypts
     #[arg(long, env = "HOLDFAST_ALLOW_PLAINTEXT", hide_env_values = true)]
     allow_plaintext: bool,
     /// Longest time a backup or restore may take
@@ -68,15 +75,17 @@ pub struct Serve {
     /// Time within which each file is read again from the disk, and checked; at least 10s
     #[arg(long, env = "HOLDFAST_SCRUB_PERIOD", default_value = "24h", hide_env_values = true)]
     scrub_period: humantime::Duration,
+    /// The id of a backup volume that is lost for good, and whose place the backup folder takes
+    #[arg(long, env = "HOLDFAST_LOST_VOLUME", hide_env_values = true)]
+    pub lost_volume: Option<Uuid>,
     /// Who starts scheduled backups
     #[arg(long, env = "HOLDFAST_SCHEDULE__DRIVER", default_value = "internal", hide_env_values = true)]
     schedule_driver: ScheduleDriver,
-    /// Most backups that callers may make on demand within an hour, since each can cost an older one its place; 0: any number
-    #[arg(long, env = "HOLDFAST_LIMITS__BACKUPS_PER_HOUR", default_value_t = 6, hide_env_values = true)]
-    backups_per_hour: u32,
     /// Address that answers `GET /metrics` for Prometheus, for example 0.0.0.0:9464; without it, there are no metrics
     #[arg(long, env = "HOLDFAST_METRICS_LISTEN", hide_env_values = true)]
     pub metrics_listen: Option<SocketAddr>,
+    #[command(flatten)]
+    limits: LimitArguments,
     /// What to log, for example `info` or `holdfast=debug`
     #[arg(long, env = "HOLDFAST_LOG", default_value = "info", hide_env_values = true)]
     pub log: String,
@@ -100,6 +109,20 @@ pub enum ScheduleDriver {
     External,
 }
 
+/// What callers may take.
+#[derive(Debug, Args)]
+struct LimitArguments {
+    /// Most backups that callers may make on demand within an hour, since each can cost an older one its place; 0: any number
+    #[arg(long, env = "HOLDFAST_LIMITS__BACKUPS_PER_HOUR", default_value_t = 6, hide_env_values = true)]
+    backups_per_hour: u32,
+    /// Largest file that is taken in by UploadBackup, bytes
+    #[arg(long, env = "HOLDFAST_LIMITS__MAX_UPLOAD_BYTES", default_value_t = 10 << 30, hide_env_values = true)]
+    max_upload_bytes: u64,
+    /// How long a download or upload may stand still, or be slower than 10 KB/s, before it is given up; at least 1s
+    #[arg(long, env = "HOLDFAST_LIMITS__TRANSFER_PATIENCE", default_value = "2m", hide_env_values = true)]
+    transfer_patience: humantime::Duration,
+}
+
 /// Who hosts the maintenance lock that excludes software updates.
 #[derive(Debug, Args)]
 struct LockArguments {
@@ -117,6 +140,35 @@ struct LockArguments {
     /// With `remote`: certificate authority of its server, PEM; without it, those of the system
     #[arg(long, env = "HOLDFAST_LOCK__CA_FILE", hide_env_values = true)]
     lock_ca_file: Option<PathBuf>,
+}
+
+/// A second place for the backup files.
+#[derive(Debug, Args)]
+struct ArchiveArguments {
+    /// Where files are copied once they are proven: file:///mnt/archive, or s3://bucket/prefix; without it, nowhere
+    #[arg(long, env = "HOLDFAST_ARCHIVE__URL", hide_env_values = true)]
+    archive_url: Option<String>,
+    /// Files that are kept in the archive; 0 keeps all
+    #[arg(long, env = "HOLDFAST_ARCHIVE__MAX_COUNT", default_value_t = 0, hide_env_values = true)]
+    archive_max_count: u32,
+    /// Id of a system that is gone and whose place this one takes: its archive becomes that of this one
+    #[arg(long, env = "HOLDFAST_ARCHIVE__ADOPT", hide_env_values = true)]
+    archive_adopt: Option<Uuid>,
+    /// With `s3`: address of the storage, https, or http on this machine; without it, that of Amazon in the region
+    #[arg(long, env = "HOLDFAST_ARCHIVE__ENDPOINT", hide_env_values = true)]
+    archive_endpoint: Option<String>,
+    /// With `s3`: region of the bucket
+    #[arg(long, env = "HOLDFAST_ARCHIVE__REGION", default_value = "us-east-1", hide_env_values = true)]
+    archive_region: String,
+    /// With `s3`: file with the id of the access key
+    #[arg(long, env = "HOLDFAST_ARCHIVE__ACCESS_KEY_ID_FILE", hide_env_values = true)]
+    archive_access_key_id_file: Option<PathBuf>,
+    /// With `s3`: file with the access key
+    #[arg(long, env = "HOLDFAST_ARCHIVE__SECRET_ACCESS_KEY_FILE", hide_env_values = true)]
+    archive_secret_access_key_file: Option<PathBuf>,
+    /// With `s3`: certificate authority of the storage, PEM; without it, those of the system
+    #[arg(long, env = "HOLDFAST_ARCHIVE__CA_FILE", hide_env_values = true)]
+    archive_ca_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -172,8 +224,10 @@ impl Serve {
         }
     }
 
-    pub fn backups_per_hour(&self) -> Option<u32> {
-        (self.backups_per_hour > 0).then_some(self.backups_per_hour)
+    pub fn limits(&self) -> Limits {
+        let patience = (*self.limits.transfer_patience).max(Duration::from_secs(1));
+        let backups_per_hour = (self.limits.backups_per_hour > 0).then_some(self.limits.backups_per_hour);
+        Limits { backups_per_hour, upload_bytes: self.limits.max_upload_bytes, patience }
     }
 
     /// Refuses names that mean nothing, which may be misspelt, and addresses that would expose secrets.
@@ -280,10 +334,96 @@ impl Serve {
         Ok(Some(webhook))
     }
 
+    /// Where the files go besides the backup folder, if anywhere.
+    pub fn archive(&self) -> Result<Option<Archive>> {
+        let at = &self.archive;
+        let with_s3 = [&at.archive_access_key_id_file, &at.archive_secret_access_key_file, &at.archive_ca_file];
+        let with_s3 = at.archive_endpoint.is_some() || with_s3.iter().any(|file| file.is_some());
+        let Some(url) = &at.archive_url else {
+            ensure!(
+                !with_s3 && at.archive_max_count == 0 && at.archive_adopt.is_none(),
+                "settings of an archive are given, but not where it is; set HOLDFAST_ARCHIVE__URL, or leave them out"
+            );
+            return Ok(None);
+        };
+        let depot = match url.split_once("://") {
+            Some(("file", path)) => {
+                ensure!(!with_s3, "the archive is a folder: it needs no endpoint, no keys and no certificate; leave them out");
+                let path = PathBuf::from(path);
+                ensure!(!same_folder(&path, &self.folder), "the archive cannot be in the backup folder: it is to outlive it");
+                Depot::folder(path)
+            }
+            Some(("s3", place)) => self.bucket(place)?,
+            _ => bail!("HOLDFAST_ARCHIVE__URL is not such as file:///mnt/archive or s3://bucket/prefix"),
+        };
+        let depot = depot.context("no such archive can be")?;
+        Ok(Some(Archive { depot, max_count: at.archive_max_count, adopt: at.archive_adopt }))
+    }
+
+    fn bucket(&self, place: &str) -> Result<Result<Depot, depot::Invalid>> {
+        let at = &self.archive;
+        let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
+        ensure!(!bucket.is_empty(), "HOLDFAST_ARCHIVE__URL names no bucket; it is such as s3://bucket/prefix");
+        ensure!(!place.contains(['@', '?', '#']), "HOLDFAST_ARCHIVE__URL has a bucket and a prefix in it, and nothing else");
+        let (Some(key_id), Some(key)) = (&at.archive_access_key_id_file, &at.archive_secret_access_key_file) else {
+            bail!(
+                "an archive in a bucket needs HOLDFAST_ARCHIVE__ACCESS_KEY_ID_FILE and HOLDFAST_ARCHIVE__SECRET_ACCESS_KEY_FILE"
+            )
+        };
+        if let Some(endpoint) = &at.archive_endpoint {
+            let exposed = exposed(endpoint).context("HOLDFAST_ARCHIVE__ENDPOINT is not such as https://s3.example.com")?;
+            ensure!(
+                !exposed || self.allow_plaintext,
+                "backups would go to another machine without TLS: use https, or set HOLDFAST_ALLOW_PLAINTEXT=true where a mesh encrypts"
+            );
+        }
+        let read = |path: &PathBuf| fs::read(path).with_context(|| format!("the certificate {} cannot be read", path.display()));
+        let access = depot::Access {
+            endpoint: at.archive_endpoint.clone(),
+            region: at.archive_region.clone(),
+            key_id: secret(key_id)?,
+            key: secret(key)?,
+            authority: at.archive_ca_file.as_ref().map(read).transpose()?,
+        };
+        Ok(Depot::bucket(bucket, prefix, &access))
+    }
+
+    /// Who opens new backups with a secret key of their own; nobody, unless it is configured.
+    pub fn recipients(&self) -> Result<Recipients> {
+        let Some(path) = &self.encryption_recipients_file else { return Ok(Recipients::default()) };
+        let bytes = fs::read(path).with_context(|| format!("the certificates {} cannot be read", path.display()))?;
+        operations::recipients(&bytes).with_context(|| format!("backups cannot be encrypted to {}", path.display()))
+    }
+
     pub fn seal_key(&self) -> Result<SealKey> {
         let path = &self.seal_key_file;
         let content = Zeroizing::new(fs::read(path).with_context(|| format!("the seal key {} cannot be read", path.display()))?);
         SealKey::new(&content).with_context(|| format!("{} has fewer than {} bytes", path.display(), SealKey::MIN_BYTES))
+    }
+}
+
+/// Whether one is the other, or in it.
+fn same_folder(path: &Path, folder: &Path) -> bool {
+    let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    real(path).starts_with(real(folder))
+}
+
+/// Whether others could read what is sent to this address: no TLS, and not to this machine. `None`: it is no address.
+fn exposed(address: &str) -> Option<bool> {
+    let (scheme, rest) = address.split_once("://")?;
+    let authority = rest.trim_end_matches('/');
+    if authority.is_empty() || authority.contains(['/', '@', '?', '#']) {
+        return None;
+    }
+    let host = match authority.strip_prefix('[') {
+        Some(rest) => rest.split_once(']')?.0,
+        None => authority.split_once(':').map_or(authority, |(host, _)| host),
+    };
+    let here = host == "localhost" || host.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback());
+    match scheme {
+        "https" => Some(false),
+        "http" => Some(!here),
+        _ => None,
     }
 }
 

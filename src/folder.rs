@@ -1,20 +1,23 @@
 //! The mounted volume with the backup files. Alone names the file system.
 //!
 //! A file appears under its final name only when it is whole and durable: draft -> write -> fsync -> (read back by the
-//! caller) -> rename without replacing -> fsync of the folder. A failed write, fsync or rename ends that draft; nothing
+//! caller) -> rename without replacing, or a second name where the volume knows no such renaming -> fsync of the folder. A failed write, fsync or rename ends that draft; nothing
 //! is tried twice on the same file, because a second fsync may say OK with the data gone.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use rustix::fs::{Advice, CWD, RenameFlags, fadvise, renameat_with, statvfs};
+use rustix::io::Errno;
 use uuid::Uuid;
 
-use crate::model::{FileName, OperationId};
+use crate::model::{FileName, OperationId, UploadId};
 
 /// Why the volume cannot do what was asked. `Display` names no path.
 #[derive(Debug, thiserror::Error)]
@@ -61,8 +64,14 @@ impl From<rustix::io::Errno> for Error {
 
 /// Names the volume, so that an unmounted one is noticed before it swallows a backup.
 const IDENTITY: &str = ".holdfast-volume";
-/// Begins the name of a file that is being written; the rest is the id of the operation that writes it.
+/// Begins the name of a file that is being written; the rest is the id of what writes it.
 const DRAFT: &str = ".draft-";
+
+/// What writes a draft, and nobody else.
+pub trait Author: Display + FromStr {}
+
+impl Author for OperationId {}
+impl Author for UploadId {}
 
 /// Cheap to clone.
 #[derive(Debug, Clone)]
@@ -112,10 +121,19 @@ impl Folder {
 
     /// Makes the folder the volume `id`. A crash or a full volume leaves no half identity.
     pub fn identify(&self, id: Uuid) -> Result<(), Error> {
+        self.write_identity(id, RenameFlags::NOREPLACE)
+    }
+
+    /// The same, whichever it was before.
+    pub fn identify_anew(&self, id: Uuid) -> Result<(), Error> {
+        self.write_identity(id, RenameFlags::empty())
+    }
+
+    fn write_identity(&self, id: Uuid, how: RenameFlags) -> Result<(), Error> {
         let mut draft = self.draft(OperationId(Uuid::new_v4()))?;
         writeln!(draft, "{id}")?;
         draft.file.sync_all()?;
-        self.publish(draft, IDENTITY)
+        self.publish(draft, IDENTITY, how)
     }
 
     /// Whether the folder is the volume `id` and can be written to.
@@ -128,22 +146,22 @@ impl Folder {
         }
     }
 
-    /// A new file that only `operation` writes. Unless it is kept, it goes when the draft does.
-    pub fn draft(&self, operation: OperationId) -> Result<Draft, Error> {
-        let name = format!("{DRAFT}{operation}");
+    /// A new file that only `author` writes. Unless it is kept, it goes when the draft does.
+    pub fn draft(&self, author: impl Author) -> Result<Draft, Error> {
+        let name = format!("{DRAFT}{author}");
         let file = self.create(Path::new(&name)).map_err(Error::of_folder)?;
         Ok(Draft { path: self.path.join(name), file, kept: false })
     }
 
-    /// Operations that have left a draft behind, or are writing one.
-    pub fn drafts(&self) -> Result<Vec<OperationId>, Error> {
-        let operation = |name: &str| name.strip_prefix(DRAFT)?.parse().ok();
-        Ok(self.names()?.iter().filter_map(|name| operation(name)).collect())
+    /// What of a kind has left a draft behind, or is writing one.
+    pub fn drafts<A: Author>(&self) -> Result<Vec<A>, Error> {
+        let author = |name: &str| name.strip_prefix(DRAFT)?.parse().ok();
+        Ok(self.names()?.iter().filter_map(|name| author(name)).collect())
     }
 
-    /// Removes the draft of an operation that has ended.
-    pub fn discard(&self, operation: OperationId) -> Result<(), Error> {
-        match fs::remove_file(self.path.join(format!("{DRAFT}{operation}"))) {
+    /// Removes the draft of an operation or upload that has ended.
+    pub fn discard(&self, author: impl Author) -> Result<(), Error> {
+        match fs::remove_file(self.path.join(format!("{DRAFT}{author}"))) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
             _ => Ok(()),
         }
@@ -151,13 +169,27 @@ impl Folder {
 
     /// Gives a whole, durable and proven draft its final name. Never replaces a file.
     pub fn keep(&self, draft: Draft, name: &FileName) -> Result<(), Error> {
-        self.publish(draft, &name.to_string())
+        self.publish(draft, &name.to_string(), RenameFlags::NOREPLACE)
     }
 
-    fn publish(&self, mut draft: Draft, name: &str) -> Result<(), Error> {
+    /// The same, in the place of a file of this name that is damaged, if there is one: at every moment there is that or this.
+    pub fn replace(&self, draft: Draft, name: &FileName) -> Result<(), Error> {
+        self.publish(draft, &name.to_string(), RenameFlags::empty())
+    }
+
+    fn publish(&self, mut draft: Draft, name: &str, how: RenameFlags) -> Result<(), Error> {
         let path = self.path.join(name);
-        renameat_with(CWD, &draft.path, CWD, &path, RenameFlags::NOREPLACE).map_err(|error| Error::from(error).of_folder())?;
-        draft.kept = true;
+        match renameat_with(CWD, &draft.path, CWD, &path, how) {
+            // NFS renames only in a way that may replace. A second name never does; the first goes with the draft.
+            Err(Errno::INVAL) if how == RenameFlags::NOREPLACE => {
+                fs::hard_link(&draft.path, &path).map_err(|error| Error::from(error).of_folder())?
+            }
+            renamed => {
+                renamed.map_err(|error| Error::from(error).of_folder())?;
+                draft.kept = true;
+            }
+        }
+        drop(draft);
         self.sync().inspect_err(|_| {
             // The name may not outlive a power cut, so it must not be there now.
             if let Err(error) = fs::remove_file(&path) {
@@ -217,6 +249,19 @@ impl Folder {
         }
     }
 
+    /// Whether a file is there that was given its name by somebody who may have died before it and its name were durable. They
+    /// are from here on.
+    pub fn confirm(&self, name: &FileName) -> Result<bool, Error> {
+        match self.read(name) {
+            Ok(file) => {
+                file.sync_all()?;
+                self.sync().map(|()| true)
+            }
+            Err(Error::Missing) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Removes a backup file for good; one that is gone already is no error.
     pub fn remove(&self, name: &FileName) -> Result<(), Error> {
         match fs::remove_file(self.path.join(name.to_string())) {
@@ -258,7 +303,7 @@ pub struct Draft {
 impl Draft {
     /// Makes what was written durable and gives it back for reading, from the disk where the system allows. It is the same open
     /// file: nobody can put another in its place.
-    pub fn read_back(&mut self) -> Result<impl Read + Send + Sync + use<>, Error> {
+    pub fn read_back(&mut self) -> Result<impl Read + Seek + Send + Sync + use<>, Error> {
         self.file.sync_all()?;
         let mut file = self.file.try_clone()?;
         fadvise(&file, 0, None, Advice::DontNeed)?;
@@ -336,7 +381,7 @@ mod tests {
         let mut text = String::new();
         folder.read(&name(1)).unwrap().read_to_string(&mut text).unwrap();
         assert_eq!(text, "first");
-        assert!(folder.drafts().unwrap().is_empty());
+        assert!(folder.drafts::<OperationId>().unwrap().is_empty());
     }
 
     #[test]
@@ -379,10 +424,14 @@ mod tests {
         let (_dir, folder) = folder();
         let operation = OperationId(Uuid::new_v4());
         let left = folder.draft(operation).unwrap();
-        assert_eq!(folder.drafts().unwrap(), [operation]);
+        let upload = UploadId { process: Uuid::new_v4(), id: Uuid::new_v4() };
+        let sent = folder.draft(upload).unwrap();
+        assert_eq!(folder.drafts::<OperationId>().unwrap(), [operation]);
+        assert_eq!(folder.drafts::<UploadId>().unwrap(), [upload]);
         folder.discard(operation).unwrap();
         folder.discard(operation).unwrap();
-        assert!(folder.drafts().unwrap().is_empty());
-        drop(left);
+        assert!(folder.drafts::<OperationId>().unwrap().is_empty());
+        drop((left, sent));
+        assert!(folder.drafts::<UploadId>().unwrap().is_empty());
     }
 }

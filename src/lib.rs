@@ -18,7 +18,8 @@
 //! | [`postgres`] | the platform's database: a snapshot out, a staged restore in, the service's own state | SQL |
 //! | [`lock`] | the maintenance lock as its holder sees it, whoever hosts it | |
 //! | [`webhook`] | a receiver of events: CloudEvents, signed | HTTP |
-//! | [`operations`] | what happens, in which order. Every way in ends here, and only here the five above are joined | |
+//! | [`depot`] | the archive, a second place for the files: another `folder`, or a bucket | S3 |
+//! | [`operations`] | what happens, in which order. Every way in ends here, and only here the six above are joined | |
 //! | [`timer`] | the clock as a caller | tokio-cron-scheduler |
 //! | [`metrics`] | the figures of `operations` for Prometheus | OpenTelemetry |
 //! | [`grpc`] | the wire: services of short methods, conversions, access, one failure -> status | tonic |
@@ -26,7 +27,7 @@
 //! | [`config`], [`telemetry`] | arguments and environment; log lines | |
 //! | [`fault`] | panics on demand, for tests; not in release builds | |
 //!
-//! Use goes one way: `main` -> `grpc`, `timer`, `metrics`, `cli` -> `operations` -> `postgres`, `archive`, `folder`, `lock`, `webhook` -> `model`.
+//! Use goes one way: `main` -> `grpc`, `timer`, `metrics`, `cli` -> `operations` -> `postgres`, `archive`, `folder`, `depot`, `lock`, `webhook` -> `model`.
 //! `tests/architecture.rs` holds it. `cli` is a client: it speaks gRPC, and reads files with `archive`. The lock of another
 //! service is called from `grpc` too, behind the trait of `lock`.
 //!
@@ -43,14 +44,15 @@
 //!    thread, which makes tar in zstd in OpenPGP of them, into a draft in the [`folder`]. Each end takes a transfer that
 //!    ends before its end for an error.
 //! 5. The draft is made durable, read back from the disk, decrypted, decoded, and compared with what was sent.
+//!    A file that only the secret keys of recipients open is read back with the key of its data, which is then forgotten.
 //! 6. Under the fence the catalog gets a row (CREATING); then, in one more transaction under it, the draft gets its name and the
 //!    row its READY. A crash in between is finished or undone by `operations::recovery`: a file that has its name was proven.
 //! 7. Only then retention deletes what is beyond the limit.
 //!
 //! # A restore
 //!
-//! 1. The call itself checks the file's SHA-256, the passphrase (three different errors for damaged, wrong and missing), and whether
-//!    the file fits the database.
+//! 1. The call itself checks the file's SHA-256, the passphrase or secret key (different errors for damaged, wrong and missing; wrong
+//!    ones are counted in `operations::check`), and whether the file fits the database.
 //!    A file of another time is taken column by column (`postgres::drift`): what fits is taken, what is lost must be acknowledged.
 //! 2. The work begins one transaction ([`postgres::Restore`]), the fence first, and loads the file into temporary tables. No target is
 //!    locked, let alone changed, before the file proved whole to its last byte. (Where all targets are empty, the file is first read
@@ -92,9 +94,14 @@
 //!
 //! `<time>-<id>-<SHA-256, first 32 hex digits>.tar.zst.pgp`: `README.txt`, `manifest.json`, `data/<resource>/<table>/<nnnnn>.copy`,
 //! `end.json`. [`model::manifest`] has the fields, [`archive`] the layers and [`model::copy`] the digest.
+//! The passphrase opens it, the secret keys of [`archive::Recipients`], or either.
 //!
 //! The folder is the truth and the catalog an index of it: at the start, and when somebody asks, what is in the folder is compared
 //! with the catalog (`operations::sync`). What a file that was found there says of itself enters the catalog once it is opened.
+//! A file that a caller sends (`operations::upload`) is a draft until it is proven in the same way; then it gets its name and its entry
+//! in one transaction, as a backup does, but needs no lock. `operations::transfer` says how slow a download or upload may be.
+//! Each file is copied to the archive as well, if there is one, and read back from there (`operations::archiving`); a backup whose
+//! file is gone or damaged is brought back when it is used (`operations::bring_back`), and what only the archive has is listed.
 //! Each file is read again within a day (`operations::scrub`), in the way in which `operations::verify` does it when somebody asks.
 //!
 //! # What comes later, and where its place is
@@ -105,6 +112,7 @@
 pub mod archive;
 pub mod cli;
 pub mod config;
+pub mod depot;
 pub mod fault;
 pub mod folder;
 pub mod grpc;

@@ -80,19 +80,20 @@ async fn serve(arguments: Serve, apart: &Handle) -> Result<()> {
     let catalog = arguments.catalog()?;
     let database = arguments.database()?;
     let seal_key = arguments.seal_key()?;
+    let recipients = arguments.recipients()?;
     let authenticator = arguments.authenticator()?;
     let folder = Folder::open(&arguments.folder)
         .with_context(|| format!("the backup folder {} cannot be used", arguments.folder.display()))?;
-    let (operation_timeout, scrub_period) = (*arguments.operation_timeout, arguments.scrub_period());
-    let (driver, backups_per_hour) = (arguments.driver(), arguments.backups_per_hour());
-    let webhook = arguments.webhook()?;
+    let (operation_timeout, scrub_period, limits) = (*arguments.operation_timeout, arguments.scrub_period(), arguments.limits());
+    let (driver, lost_volume) = (arguments.driver(), arguments.lost_volume);
+    let (webhook, archive) = (arguments.webhook()?, arguments.archive()?);
     let (lock_ttl, remote) = (arguments.lock_ttl()?, {
         let _apart = apart.enter();
         arguments.remote_lock()?
     });
     let start = async || {
         let (database, folder, catalog) = (database.clone(), folder.clone(), catalog.clone());
-        let (seal_key, webhook) = (seal_key.clone(), webhook.clone());
+        let (seal_key, recipients, webhook, archive) = (seal_key.clone(), recipients.clone(), webhook.clone(), archive.clone());
         let state = State::open(&database).await?;
         let (locks, hosted) = lock(remote.clone(), lock_ttl, &state, &folder, &seal_key, apart);
         let parts = Parts {
@@ -101,13 +102,16 @@ async fn serve(arguments: Serve, apart: &Handle) -> Result<()> {
             folder,
             catalog,
             seal_key,
+            recipients,
             locks,
             hosted,
             operation_timeout,
             scrub_period,
             driver,
-            backups_per_hour,
+            limits,
+            lost_volume,
             webhook,
+            archive,
         };
         Holdfast::start(parts).await
     };

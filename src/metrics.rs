@@ -28,6 +28,8 @@ use crate::operations::call::Figures;
 
 /// For one scrape, from its request to the last byte.
 const LIMIT: Duration = Duration::from_secs(10);
+/// Until the request was sent.
+const HEAD: Duration = Duration::from_secs(2);
 /// Most scrapers at a time; others wait.
 const MAX_CONNECTIONS: usize = 16;
 
@@ -94,9 +96,12 @@ fn instruments(meter: &Meter, figures: &Shared) {
             (State::Missing, "missing"),
             (State::Deleting, "deleting"),
         ] {
-            let count = figures.backups.iter().filter(|backup| backup.state == state).count();
-            gauge.observe(number(count as u64), &[KeyValue::new("state", name)]);
+            let count = figures.backups.iter().filter(|backup| backup.state == state).count() as u64;
+            // What the archive has is not lost.
+            let elsewhere = if state == State::Missing { figures.only_archived } else { 0 };
+            gauge.observe(number(count - elsewhere), &[KeyValue::new("state", name)]);
         }
+        gauge.observe(number(figures.only_archived), &[KeyValue::new("state", "archived")]);
     });
     gauge("backup.unencrypted_files", "", "Good backups that anybody who has the file can read", |figures, gauge| {
         let plain = figures.backups.iter().filter(|backup| backup.state == State::Ready && !backup.encrypted());
@@ -118,10 +123,13 @@ fn instruments(meter: &Meter, figures: &Shared) {
         }
     });
     gauge("backup.encryption.enabled", "", "1: new backups are encrypted", |figures, gauge| {
-        gauge.observe(figures.encryption.passphrase.is_some().into(), &[]);
+        gauge.observe(figures.encrypted.into(), &[]);
     });
     gauge("backup.encryption.passphrase_generation", "", "Number of the passphrase in use", |figures, gauge| {
-        gauge.observe(figures.encryption.last_generation.into(), &[]);
+        gauge.observe(figures.passphrase_generation.into(), &[]);
+    });
+    gauge("backup.storage.usable", "", "1: the backup volume is there", |figures, gauge| {
+        gauge.observe(figures.space.is_some().into(), &[]);
     });
     gauge("backup.storage.available", "By", "Free space of the backup volume", |figures, gauge| {
         if let Some(space) = figures.space {
@@ -134,7 +142,33 @@ fn instruments(meter: &Meter, figures: &Shared) {
         }
     });
     gauge("backup.storage.used", "By", "Size of all backup files", |figures, gauge| {
-        gauge.observe(number(figures.backups.iter().map(|backup| backup.size_bytes).sum()), &[]);
+        let here = figures.backups.iter().filter(|backup| backup.state != State::Missing);
+        gauge.observe(number(here.map(|backup| backup.size_bytes).sum()), &[]);
+    });
+    gauge("backup.archive.files", "", "Backups that are in the archive", |figures, gauge| {
+        if let Some(archive) = &figures.archive {
+            gauge.observe(number(archive.count), &[]);
+        }
+    });
+    gauge("backup.archive.backlog", "", "Backups that wait to be copied to the archive", |figures, gauge| {
+        if let Some(archive) = &figures.archive {
+            gauge.observe(number(archive.backlog), &[]);
+        }
+    });
+    gauge("backup.archive.failing", "", "1: the archive does not work", |figures, gauge| {
+        if let Some(archive) = &figures.archive {
+            gauge.observe(archive.failure.is_some().into(), &[]);
+        }
+    });
+    gauge("backup.archive.snapshot.timestamp", "s", "How new the newest data in the archive are", |figures, gauge| {
+        if let Some(time) = figures.archive.as_ref().and_then(|archive| archive.newest_snapshot_time) {
+            gauge.observe(time.timestamp(), &[]);
+        }
+    });
+    gauge("backup.archive.oldest_waiting.timestamp", "s", "Since when the backup waits that waits longest", |figures, gauge| {
+        if let Some(time) = figures.archive.as_ref().and_then(|archive| archive.oldest_waiting_time) {
+            gauge.observe(time.timestamp(), &[]);
+        }
     });
     let runs = meter.u64_observable_counter("backup.schedule.runs").with_description("Scheduled runs by their result");
     let observe = |figures: &Figures, counter: &dyn AsyncInstrument<u64>| {
@@ -188,8 +222,11 @@ async fn answer(stream: TcpStream, holdfast: Holdfast, metrics: Arc<Metrics>) ->
         let (holdfast, metrics) = (holdfast.clone(), metrics.clone());
         async move { Ok::<_, Infallible>(response(&request, &holdfast, &metrics).await) }
     });
-    let connection =
-        http1::Builder::new().timer(TokioTimer::new()).keep_alive(false).serve_connection(TokioIo::new(stream), service);
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
     connection.await
 }
 

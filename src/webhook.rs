@@ -1,4 +1,4 @@
-//! A receiver of events over HTTP. Alone names hyper and rustls.
+//! A receiver of events over HTTP.
 //!
 //! An event is a CloudEvent 1.0 in structured mode, signed as Standard Webhooks 1.0 say. One request is one connection; its
 //! whole exchange has a time limit, no redirect is followed, and of the answer only the status is read. Neither the address,

@@ -14,10 +14,11 @@ const TABLE: &[(&str, &[&str])] = &[
     ("tonic::", &["grpc/", "cli/"]),
     ("prost", &["grpc/", "cli/"]),
     ("std::fs", &["folder.rs", "config.rs", "cli/", "operations/source.rs"]),
-    ("hyper::", &["webhook.rs", "metrics.rs"]),
+    ("hyper::", &["webhook.rs", "metrics.rs", "depot/wire.rs"]),
     ("opentelemetry", &["metrics.rs"]),
     ("prometheus::", &["metrics.rs"]),
-    ("rustls::", &["webhook.rs"]),
+    ("rustls::", &["webhook.rs", "depot/wire.rs"]),
+    ("object_store", &["depot/"]),
     ("clap::", &["cli/", "config.rs", "main.rs"]),
     ("indicatif", &["cli/"]),
     ("tracing_subscriber", &["telemetry.rs"]),
@@ -31,7 +32,9 @@ const TABLE: &[(&str, &[&str])] = &[
     ("crate::operations", &["operations/", "grpc/", "timer.rs", "metrics.rs", "config.rs", "main.rs"]),
     ("crate::postgres", &["operations/", "postgres/", "config.rs", "main.rs"]),
     ("crate::archive", &["operations/", "archive/", "cli/"]),
-    ("crate::folder", &["operations/", "folder.rs", "main.rs"]),
+    // An archive may be a folder too.
+    ("crate::folder", &["operations/", "folder.rs", "depot/", "main.rs"]),
+    ("crate::depot", &["operations/", "depot/", "config.rs"]),
     ("crate::lock", &["operations/", "lock.rs", "grpc/lock_client.rs", "grpc/convert/lock"]),
     // A panic on demand is for what happens, not for rules.
     ("crate::fault", &["operations/", "config.rs"]),
@@ -43,6 +46,7 @@ const TABLE: &[(&str, &[&str])] = &[
         &[
             "archive/tests",
             "cli/",
+            "depot/",
             "grpc/",
             "lock.rs",
             "main.rs",

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use chrono::DateTime;
-use holdfast::archive::Writer;
+use holdfast::archive::{Protection, Writer};
 use holdfast::model::backup::Trigger;
 use holdfast::model::copy::{BINARY_HEADER, BINARY_TRAILER};
 use holdfast::model::manifest::{ColumnEntry, FormatVersion, ResourceEntry, TableEntry};
@@ -49,6 +49,7 @@ impl Rig {
             writer: "holdfast 0.1.0".into(),
             server_version: "15.18".into(),
             passphrase: None,
+            recipients: Vec::new(),
             tables: tables.iter().enumerate().map(entry).collect(),
             resources: vec![ResourceEntry {
                 name: resource.clone(),
@@ -57,14 +58,14 @@ impl Rig {
                 sequences: Vec::new(),
             }],
         };
-        let passphrase = passphrase.and_then(Passphrase::new);
-        let mut writer = Writer::new(Vec::new(), passphrase.as_ref(), &manifest).unwrap();
+        let protection = Protection { passphrase: passphrase.and_then(Passphrase::new), ..Protection::default() };
+        let mut writer = Writer::new(Vec::new(), &protection, &manifest).unwrap();
         for (table, rows) in [(1, BINARY_ROW), (0, b"1\tada\n2\tgrace\n")] {
             writer.piece(&Piece { table, rows: rows.to_vec(), last: true }).unwrap();
         }
         let written = writer.finish(Vec::new()).unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join(FileName::new(manifest.backup, written.sha256, passphrase.is_some()).to_string());
+        let file = folder.path().join(FileName::new(manifest.backup, written.sha256, protection.encrypts()).to_string());
         fs::write(&file, written.out).unwrap();
         Self { folder, file }
     }

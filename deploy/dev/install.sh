@@ -3,7 +3,8 @@
 # Never starts or changes a PostgreSQL cluster. Rust is only looked for: it belongs to the person, not to the machine.
 set -euo pipefail
 
-packages=(build-essential clang libclang-dev libssl-dev pkg-config postgresql gnupg zstd strace ca-certificates)
+packages=(build-essential clang libclang-dev libssl-dev pkg-config postgresql gnupg zstd strace libfaketime e2fsprogs
+    ca-certificates)
 
 missing=()
 if command -v dpkg-query >/dev/null; then

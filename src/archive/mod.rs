@@ -1,7 +1,8 @@
 //! The bytes of one backup file: blocking `std::io`, no path, no database. Alone names OpenPGP, zstd and tar.
 //!
-//! A file is a tar archive (POSIX.1-2017, pax, "ustar Interchange Format") in one zstd frame (RFC 8878), with a passphrase
-//! in one OpenPGP message (RFC 9580, 10.3): one SKESK version 4, one SEIPD version 1, in it one literal packet. Members:
+//! A file is a tar archive (POSIX.1-2017, pax, "ustar Interchange Format") in one zstd frame (RFC 8878), with a passphrase or
+//! recipients in one OpenPGP message (RFC 9580, 10.3): a PKESK version 3 for each recipient, one SKESK version 4 where there is a
+//! passphrase, one SEIPD version 1, in it one literal packet. Members:
 //! `README.txt`, `manifest.json`, `data/<resource>/<table>/<nnnnn>.copy` with whole rows each, `end.json`.
 //!
 //! The rule: there is one way to write a file, and a reader accepts that one only. It says `Ok` when everything held, to
@@ -16,6 +17,7 @@ mod frame;
 mod members;
 mod openpgp;
 mod read;
+mod recipients;
 mod tar;
 #[cfg(test)]
 mod tests;
@@ -26,10 +28,11 @@ use std::io;
 use ring::digest;
 
 pub use read::{Part, manifest, read};
+pub use recipients::{Recipients, Unusable};
 pub use write::{Writer, Written};
 
-use crate::model::Sha256;
 use crate::model::manifest::FormatVersion;
+use crate::model::{Passphrase, Sha256};
 
 /// Largest `README.txt`, bytes.
 const MAX_README: u64 = 64 << 10;
@@ -49,6 +52,17 @@ pub enum Error {
     NotABackup,
     #[error("the file is encrypted and no passphrase was given")]
     PassphraseRequired,
+    /// Key ids of those that open it, in hexadecimal digits.
+    #[error("only the secret key of a recipient opens this file, and none was given")]
+    SecretKeyRequired(Vec<String>),
+    #[error("the secret key is none of those that open this file")]
+    SecretKeyIncorrect(Vec<String>),
+    #[error("the secret key cannot be used: {0}")]
+    SecretKeyUnusable(&'static str),
+    #[error("the secret key is protected by a passphrase, and none was given")]
+    SecretKeyLocked,
+    #[error("the passphrase does not open the secret key")]
+    SecretKeyPassphraseIncorrect,
     /// Also what damage to the first 100 bytes looks like: compare the file's SHA-256 first.
     #[error("the passphrase does not open this file")]
     PassphraseIncorrect,
@@ -67,6 +81,19 @@ pub enum Error {
     Misuse(&'static str),
     #[error("the file cannot be read or written")]
     Io(#[source] io::Error),
+}
+
+/// How a file is encrypted. With neither, it is not.
+#[derive(Clone, Default)]
+pub struct Protection {
+    pub passphrase: Option<Passphrase>,
+    pub recipients: Recipients,
+}
+
+impl Protection {
+    pub fn encrypts(&self) -> bool {
+        self.passphrase.is_some() || !self.recipients.is_empty()
+    }
 }
 
 impl Error {

@@ -8,7 +8,7 @@ use super::members::{CHUNK, Members, ORDER, Source};
 use super::{END, Error, MANIFEST, MAX_DATA, MAX_JSON, MAX_README, README, openpgp, tar};
 use crate::model::copy::{BINARY_HEADER, BINARY_TRAILER, Tally};
 use crate::model::manifest::{EndRecord, FormatVersion, TableEnd};
-use crate::model::{CopyFormat, Manifest, Passphrase, Piece, Sha256};
+use crate::model::{CopyFormat, Manifest, Opener, Piece, Sha256};
 
 /// Pieces are cut at the first row end behind this many bytes, or where a member ends.
 const PIECE: usize = 4 << 20;
@@ -26,18 +26,18 @@ pub enum Part<'a> {
 /// What `visit` gets is not proven before this returns `Ok`, except that last pieces come only when everything held: the
 /// integrity of the encryption to the last byte, exact members in exact order, and the rows, bytes and digest of every table.
 ///
-/// Memory: about 20 MiB, or four times the longest row. Without a passphrase an encrypted file is not touched; one that
-/// is not encrypted is read whatever the passphrase.
+/// Memory: about 20 MiB, or four times the longest row. Without what opens it an encrypted file is not touched; one that
+/// is not encrypted is read whatever was given.
 ///
 /// # Errors
 /// Those of `visit`, as they are; `Error`, but for `Misuse`. A panic of the OpenPGP library is `Damaged`; the panic
 /// hook sees it nevertheless.
 pub fn read<E: From<Error>>(
     source: impl Read + Send + Sync,
-    passphrase: Option<&Passphrase>,
+    opener: Option<&Opener>,
     mut visit: impl FnMut(Part<'_>) -> Result<(), E>,
 ) -> Result<(Manifest, EndRecord), E> {
-    let (mut members, manifest, manifest_sha256) = open(source, passphrase)?;
+    let (mut members, manifest, manifest_sha256) = open(source, opener)?;
     visit(Part::Manifest(&manifest))?;
     let mut tables: Vec<Table> = manifest.tables.iter().map(|entry| Table::new(entry.format)).collect();
     let places: HashMap<&str, usize> = manifest.tables.iter().enumerate().map(|(i, entry)| (entry.path.as_str(), i)).collect();
@@ -78,14 +78,14 @@ pub fn read<E: From<Error>>(
 ///
 /// # Errors
 /// As `read`.
-pub fn manifest(source: impl Read + Send + Sync, passphrase: Option<&Passphrase>) -> Result<Manifest, Error> {
-    open(source, passphrase).map(|(_, manifest, _)| manifest)
+pub fn manifest(source: impl Read + Send + Sync, opener: Option<&Opener>) -> Result<Manifest, Error> {
+    open(source, opener).map(|(_, manifest, _)| manifest)
 }
 
 /// Reads up to the end of the manifest.
 fn open<'a, R: Read + Send + Sync + 'a>(
     mut source: R,
-    passphrase: Option<&Passphrase>,
+    opener: Option<&Opener>,
 ) -> Result<(Members<'a>, Manifest, Sha256), Error> {
     let mut head = Vec::with_capacity(4);
     source.by_ref().take(4).read_to_end(&mut head).map_err(Error::Io)?;
@@ -93,7 +93,7 @@ fn open<'a, R: Read + Send + Sync + 'a>(
         Kind::Plain => Box::new(Cursor::new(head).chain(Source(source))),
         Kind::OpenPgp => {
             let frame = Frame::scan(Cursor::new(head).chain(source))?;
-            Box::new(openpgp::Content::open(frame, passphrase.ok_or(Error::PassphraseRequired)?)?)
+            Box::new(openpgp::Content::open(frame, opener)?)
         }
     };
     let mut members = Members::new(content)?;

@@ -3,6 +3,7 @@
 mod damage;
 mod hostile;
 mod interop;
+mod recipients;
 
 use std::io::Read;
 use std::sync::{Arc, Mutex};
@@ -10,16 +11,21 @@ use std::sync::{Arc, Mutex};
 use chrono::DateTime;
 use uuid::Uuid;
 
-use super::{Error, Part, Writer, Written};
+use super::{Error, Part, Protection, Writer, Written};
 use crate::model::backup::Trigger;
 use crate::model::manifest::{ColumnEntry, EndRecord, FormatVersion, PassphraseNote, ResourceEntry, SequenceState, TableEntry};
-use crate::model::{BackupId, CopyFormat, Manifest, Passphrase, Piece, TableName};
+use crate::model::{BackupId, CopyFormat, Manifest, Opener, Passphrase, Piece, TableName};
 
 const PASSPHRASE: &str = "correct horse battery";
 const CHEAP: u32 = 1024;
 
-fn passphrase() -> Passphrase {
-    Passphrase::new(PASSPHRASE).unwrap()
+fn passphrase() -> Opener {
+    Opener::Passphrase(Passphrase::new(PASSPHRASE).unwrap())
+}
+
+/// That lets this open a file.
+fn protection(opener: Option<&Opener>) -> Protection {
+    Protection { passphrase: opener.and_then(Opener::passphrase).cloned(), ..Protection::default() }
 }
 
 fn manifest_of(tables: &[(&str, CopyFormat)]) -> Manifest {
@@ -45,6 +51,7 @@ fn manifest_of(tables: &[(&str, CopyFormat)]) -> Manifest {
         writer: "holdfast 0.1.0".into(),
         server_version: "15.18".into(),
         passphrase: Some(PassphraseNote { generation: 1, set_time: time }),
+        recipients: Vec::new(),
         tables: tables.iter().enumerate().map(entry).collect(),
         resources: vec![ResourceEntry {
             name: resource.clone(),
@@ -78,8 +85,12 @@ fn sequence() -> SequenceState {
     SequenceState { name: TableName::new("platform", "account_id_seq"), last_value: 2, is_called: true }
 }
 
-fn write(manifest: &Manifest, pieces: &[Piece], passphrase: Option<&Passphrase>) -> Written<Vec<u8>> {
-    let mut writer = Writer::with_cost(Vec::new(), passphrase, manifest, CHEAP).unwrap();
+fn write(manifest: &Manifest, pieces: &[Piece], opener: Option<&Opener>) -> Written<Vec<u8>> {
+    write_to(manifest, pieces, &protection(opener))
+}
+
+fn write_to(manifest: &Manifest, pieces: &[Piece], protection: &Protection) -> Written<Vec<u8>> {
+    let mut writer = Writer::with_cost(Vec::new(), protection, manifest, CHEAP).unwrap();
     pieces.iter().for_each(|piece| writer.piece(piece).unwrap());
     writer.finish(vec![sequence()]).unwrap()
 }
@@ -105,10 +116,10 @@ struct Content {
     ends: Vec<bool>,
 }
 
-fn read(source: impl Read + Send + Sync, passphrase: Option<&Passphrase>) -> Result<Content, Error> {
+fn read(source: impl Read + Send + Sync, opener: Option<&Opener>) -> Result<Content, Error> {
     let mut rows = Vec::<Vec<u8>>::new();
     let mut ends = Vec::new();
-    let (manifest, end) = super::read(source, passphrase, |part| {
+    let (manifest, end) = super::read(source, opener, |part| {
         match part {
             Part::Manifest(manifest) => {
                 rows.resize(manifest.tables.len(), Vec::new());
@@ -228,7 +239,7 @@ fn the_visitor_stops_a_read_with_an_error_of_its_own() {
 #[test]
 fn a_writer_refuses_what_could_not_be_read_back() {
     let (manifest, pieces) = small();
-    let begin = |manifest: &Manifest| Writer::new(Vec::new(), None, manifest);
+    let begin = |manifest: &Manifest| Writer::new(Vec::new(), &Protection::default(), manifest);
     let refused = |piece: Piece| matches!(begin(&manifest).unwrap().piece(&piece), Err(Error::Misuse(_)));
     assert!(refused(piece(2, "a\n")));
     assert!(refused(piece(0, "no line end")));
@@ -304,7 +315,7 @@ fn a_destination_that_fails_is_an_error_wherever_it_does() {
     for passphrase in [None, Some(&passphrase())] {
         let size = write(&manifest, &pieces, passphrase).out.len();
         let attempt = |room| {
-            let mut writer = Writer::with_cost(Full(room), passphrase, &manifest, CHEAP)?;
+            let mut writer = Writer::with_cost(Full(room), &protection(passphrase), &manifest, CHEAP)?;
             pieces.iter().try_for_each(|piece| writer.piece(piece))?;
             writer.finish(vec![sequence()])
         };
@@ -348,7 +359,7 @@ fn a_writer_that_is_dropped_leaves_a_file_that_no_reader_accepts() {
     let (manifest, pieces) = small();
     for passphrase in [None, Some(&passphrase())] {
         let kept = Kept::default();
-        let mut writer = Writer::with_cost(kept.clone(), passphrase, &manifest, CHEAP).unwrap();
+        let mut writer = Writer::with_cost(kept.clone(), &protection(passphrase), &manifest, CHEAP).unwrap();
         pieces.iter().for_each(|piece| writer.piece(piece).unwrap());
         drop(writer);
         let file = kept.0.lock().unwrap().clone();

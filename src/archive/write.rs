@@ -3,10 +3,10 @@
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{END, Error, MANIFEST, MAX_DATA, MAX_JSON, README, openpgp, tar};
+use super::{END, Error, MANIFEST, MAX_DATA, MAX_JSON, Protection, README, openpgp, tar};
 use crate::model::copy::{BINARY_HEADER, BINARY_TRAILER, Tally};
 use crate::model::manifest::{EndRecord, SequenceState, TableEnd, TableEntry};
-use crate::model::{CopyFormat, Manifest, Passphrase, Piece, Sha256};
+use crate::model::{CopyFormat, Manifest, Piece, SessionKey, Sha256};
 
 /// Level 1 costs a third of level 3 and gives nearly its size.
 const COMPRESSION_LEVEL: i32 = 1;
@@ -20,6 +20,7 @@ pub struct Writer<W: Write + Send + 'static> {
     mtime: i64,
     manifest_sha256: Sha256,
     tables: Vec<Table>,
+    session_key: Option<SessionKey>,
     /// An error left part of a member behind.
     failed: bool,
 }
@@ -39,26 +40,31 @@ pub struct Written<W> {
     pub sha256: Sha256,
     /// Size of the file.
     pub bytes: u64,
+    /// Opens this file, where no passphrase does: to prove it, as long as somebody has this.
+    pub session_key: Option<SessionKey>,
 }
 
 impl<W: Write + Send + 'static> Writer<W> {
-    /// Begins a file; it is encrypted when there is a passphrase. Takes about 50 ms then, to derive a key.
+    /// Begins a file, encrypted as `protection` says. With a passphrase that takes about 50 ms, to derive a key.
     ///
     /// # Errors
     /// `Misuse` when the manifest does not name its tables and their folders as `Manifest::member_folder` does;
     /// `TooLarge` when it has more than 16 MiB; `Io`.
-    pub fn new(out: W, passphrase: Option<&Passphrase>, manifest: &Manifest) -> Result<Self, Error> {
-        Self::with_cost(out, passphrase, manifest, openpgp::FULL_COST)
+    pub fn new(out: W, protection: &Protection, manifest: &Manifest) -> Result<Self, Error> {
+        Self::with_cost(out, protection, manifest, openpgp::FULL_COST)
     }
 
     /// The same, with fewer bytes hashed to derive the key.
-    pub(super) fn with_cost(out: W, passphrase: Option<&Passphrase>, manifest: &Manifest, cost: u32) -> Result<Self, Error> {
+    pub(super) fn with_cost(out: W, protection: &Protection, manifest: &Manifest, cost: u32) -> Result<Self, Error> {
         manifest.check().map_err(Error::Misuse)?;
         let json = manifest.to_json().map_err(|error| Error::Io(error.into()))?;
         let hashed = Shared::new(out);
-        let sink = match passphrase {
-            Some(passphrase) => Sink::Encrypted(openpgp::encrypt(hashed.clone(), passphrase, cost)?),
-            None => Sink::Plain(hashed.clone()),
+        let (sink, session_key) = match protection.encrypts() {
+            true => {
+                let (message, session_key) = openpgp::encrypt(hashed.clone(), protection, cost)?;
+                (Sink::Encrypted(message), protection.passphrase.is_none().then_some(session_key))
+            }
+            false => (Sink::Plain(hashed.clone()), None),
         };
         let mut compressed = zstd::Encoder::new(sink, COMPRESSION_LEVEL).map_err(Error::Io)?;
         compressed.include_checksum(true).map_err(Error::Io)?;
@@ -69,6 +75,7 @@ impl<W: Write + Send + 'static> Writer<W> {
             mtime: manifest.snapshot_time.timestamp(),
             manifest_sha256: super::sha256(&json),
             tables: manifest.tables.iter().map(table).collect(),
+            session_key,
             failed: false,
         };
         writer.member(README, &[README_TEXT.as_bytes()])?;
@@ -128,7 +135,7 @@ impl<W: Write + Send + 'static> Writer<W> {
         }
         let Hashed { mut out, digest, bytes } = self.hashed.into_inner()?;
         out.flush().map_err(Error::Io)?;
-        Ok(Written { out, end, sha256: super::hashed(digest.finish()), bytes })
+        Ok(Written { out, end, sha256: super::hashed(digest.finish()), bytes, session_key: self.session_key })
     }
 
     fn json(&mut self, name: &str, text: &[u8]) -> Result<(), Error> {

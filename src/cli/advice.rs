@@ -69,7 +69,12 @@ pub fn what_to_do(reason: &str, metadata: &HashMap<String, String>) -> Vec<Strin
         "FENCING_TOKEN_MISMATCH" => lines(["nothing was released; see who holds it now: holdfast lock"]),
         "LEASE_LOST" => lines(["nothing of it remains; see who took the lock: holdfast lock; then start it again"]),
         "OPERATION_NOT_CANCELLABLE" => lines(["it commits, and ends in a moment: holdfast operations"]),
+        // Wrong passphrases: nothing runs.
+        "RATE_LIMITED" if metadata.contains_key("attemptsPerMinute") => Vec::new(),
         "RATE_LIMITED" => lines(["see what runs: holdfast operations list --active"]),
+        "BACKUP_ALREADY_EXISTS" => {
+            metadata.get("backup").map(|name| vec![format!("look at it: holdfast show {}", id(name))]).unwrap_or_default()
+        }
         "WARNINGS_NOT_ACKNOWLEDGED" => metadata.get("warnings").map(|warnings| acknowledge(warnings)).unwrap_or_default(),
         _ => Vec::new(),
     };

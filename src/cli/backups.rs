@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use anyhow::anyhow;
+use chrono::{DateTime, Utc};
 use prost_types::FieldMask;
 use uuid::Uuid;
 
@@ -73,10 +74,15 @@ pub struct Make {
     scheduled: bool,
     /// The time for which it was planned, for example 2026-03-01T01:00:00Z; without it, the present minute. Each such time
     /// makes one backup
-    #[arg(long, value_name = "TIME", requires = "scheduled", value_parser = humantime::parse_rfc3339_weak)]
+    #[arg(long, value_name = "TIME", requires = "scheduled", value_parser = rfc3339)]
     scheduled_time: Option<SystemTime>,
     #[command(flatten)]
     start: Start,
+}
+
+fn rfc3339(text: &str) -> Result<SystemTime, &'static str> {
+    let time = text.parse::<DateTime<Utc>>().map(Into::into);
+    time.map_err(|_| "a time is such as 2026-03-01T01:00:00Z or 2026-03-01T02:00:00+01:00 (RFC 3339)")
 }
 
 #[derive(Debug, clap::Args)]
@@ -229,8 +235,8 @@ pub async fn delete(session: Session, delete: Delete) -> Result<(), Problem> {
 
 /// The backup that was chosen, as the catalog has it now.
 ///
-/// A safety backup is never the latest: else a second `restore latest` would undo the first. One that was copied into the folder
-/// is it only where there is no other: it may be of any age.
+/// A safety backup is never the latest: else a second `restore latest` would undo the first. One that came from
+/// elsewhere is it only where there is no other: it may be of any age.
 pub async fn get(session: &Session, choice: &BackupChoice) -> Result<Backup, Problem> {
     match choice {
         BackupChoice::Named(name) => {
@@ -238,12 +244,14 @@ pub async fn get(session: &Session, choice: &BackupChoice) -> Result<Backup, Pro
             session.client.repeat(async || session.client.backups().get_backup(unary(request.clone())).await).await
         }
         BackupChoice::Latest => {
-            let made_here = |backup: &Backup| backup.trigger() != Trigger::Imported && !describe::is_safety(backup);
+            let from_elsewhere = [Trigger::Imported, Trigger::Uploaded];
+            let made_here = |backup: &Backup| !from_elsewhere.contains(&backup.trigger()) && !describe::is_safety(backup);
             let latest = match newest(session, made_here).await? {
-                None => newest(session, |backup| !describe::is_safety(backup)).await?,
+                None => newest_data(session).await?,
                 latest => latest,
             };
-            latest.ok_or_else(|| anyhow!("there is no backup that is ready").into())
+            let none = "there is no backup that is ready and whose contents are known; choose one of `holdfast list` by its name";
+            latest.ok_or_else(|| anyhow!(none).into())
         }
     }
 }
@@ -257,6 +265,20 @@ pub async fn newest(session: &Session, kind: impl Fn(&Backup) -> bool) -> Result
         let found = page.backups.into_iter().find(ready);
         if found.is_some() || page.next_page_token.is_empty() {
             return Ok(found);
+        }
+        token = page.next_page_token;
+    }
+}
+
+/// Of those that came from elsewhere, the one with the newest data. What nobody has opened yet may be a safety backup.
+async fn newest_data(session: &Session) -> Result<Option<Backup>, Problem> {
+    let (mut token, mut found) = (String::new(), Vec::new());
+    loop {
+        let page = page(session, &token).await?;
+        let known = |backup: &Backup| backup.state() == backup::State::Ready && backup.snapshot_time.is_some();
+        found.extend(page.backups.into_iter().filter(|backup| known(backup) && !describe::is_safety(backup)));
+        if page.next_page_token.is_empty() {
+            return Ok(found.into_iter().max_by_key(|backup| backup.snapshot_time.map(|time| (time.seconds, time.nanos))));
         }
         token = page.next_page_token;
     }

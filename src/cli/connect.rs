@@ -101,9 +101,13 @@ impl Client {
 
     /// A call that may arrive twice: it is made again while the service is not available.
     pub async fn repeat<T>(&self, call: impl AsyncFn() -> Result<Response<T>, Status>) -> Result<T, Problem> {
+        self.repeat_within(DEADLINE, call).await
+    }
+
+    async fn repeat_within<T>(&self, limit: Duration, call: impl AsyncFn() -> Result<Response<T>, Status>) -> Result<T, Problem> {
         let mut attempt = 0;
         loop {
-            match self.once(&call).await {
+            match self.within(limit, &call).await {
                 Err(Problem::Call(status)) if status.code() == Code::Unavailable && attempt + 1 < ATTEMPTS => {
                     sleep(pause(attempt)).await;
                     attempt += 1;
@@ -119,7 +123,7 @@ impl Client {
     /// On Ctrl-C as well. What was asked for may have begun all the same.
     pub async fn begin<T>(&self, call: impl AsyncFn() -> Result<Response<T>, Status>) -> Result<T, Problem> {
         tokio::select! {
-            answer = self.patiently(call) => answer,
+            answer = self.patiently(DEADLINE, call) => answer,
             _ = tokio::signal::ctrl_c() => {
                 let text = "Interrupted before the service answered. It may be at work all the same.\n  look: holdfast operations";
                 Err(Problem::Interrupted(text.into()))
@@ -127,10 +131,11 @@ impl Client {
         }
     }
 
-    async fn patiently<T>(&self, call: impl AsyncFn() -> Result<Response<T>, Status>) -> Result<T, Problem> {
+    /// The same, without an eye on Ctrl-C.
+    pub async fn patiently<T>(&self, limit: Duration, call: impl AsyncFn() -> Result<Response<T>, Status>) -> Result<T, Problem> {
         let (end, mut told) = (Instant::now() + BUSY, false);
         loop {
-            let problem = match self.repeat(&call).await {
+            let problem = match self.repeat_within(limit, &call).await {
                 Err(problem) => problem,
                 answer => return answer,
             };

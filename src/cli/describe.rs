@@ -9,9 +9,9 @@ use prost_types::Timestamp;
 use super::advice::{below_heading, known, of_operation, what_to_do};
 use super::output::{clean, facts, id, size, table, time, word};
 use crate::grpc::proto::backup::{
-    Backup, BackupResult, EncryptionInfo, ListBackupsResponse, ListOperationsResponse, ListResourcesResponse, Operation,
-    OperationError, OperationMetadata, OperationPhase, OperationType, Progress, SyncBackupsResponse, SystemStatus, Trigger,
-    VerifyResult, backup, encryption_info, operation,
+    ArchiveStatus, Backup, BackupResult, CheckPassphraseResponse, EncryptionInfo, ListBackupsResponse, ListOperationsResponse,
+    ListResourcesResponse, Operation, OperationError, OperationMetadata, OperationPhase, OperationType, Progress,
+    SyncBackupsResponse, SystemStatus, Trigger, VerifyResult, backup, encryption_info, operation,
 };
 use notices::notices;
 
@@ -21,6 +21,7 @@ pub fn backups(list: &ListBackupsResponse) -> String {
     }
     let rows = list.backups.iter().map(|backup| {
         let pinned = if backup.pinned() { "pinned" } else { "" };
+        let archived = if backup.archive_time.is_some() { "archived" } else { "" };
         [
             id(&backup.name),
             state(backup),
@@ -28,7 +29,7 @@ pub fn backups(list: &ListBackupsResponse) -> String {
             size(backup.size_bytes),
             encrypted(backup.encryption_info.as_ref()),
             trigger(backup),
-            [pinned, &backup.description].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; "),
+            [pinned, archived, &backup.description].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; "),
         ]
     });
     table(["NAME", "STATE", "DATA OF", "SIZE", "ENCRYPTED", "TRIGGER", "DESCRIPTION"], rows)
@@ -54,8 +55,10 @@ pub fn backup(backup: &Backup) -> String {
         ("Size", size(backup.size_bytes)),
         ("SHA-256", backup.sha256.clone()),
         ("Encrypted", encrypted(backup.encryption_info.as_ref())),
+        ("Recipients", backup.encryption_info.as_ref().map(|info| info.recipients.join(", ")).unwrap_or_default()),
         ("Trigger", if safety { "safety: the state before a restore".to_owned() } else { trigger(backup) }),
         ("Description", backup.description.clone()),
+        ("Archived", time(backup.archive_time)),
         ("Made by", backup.creator.clone()),
         ("Operation", id(&backup.operation)),
         ("Format", backup.format_version.clone()),
@@ -108,6 +111,7 @@ fn encrypted(info: Option<&EncryptionInfo>) -> String {
     match info.r#type() {
         encryption_info::Type::None => "no".to_owned(),
         encryption_info::Type::Unspecified => "unknown".to_owned(),
+        encryption_info::Type::Recipients => "only a secret key opens it".to_owned(),
         encryption_info::Type::Passphrase => {
             if info.passphrase_generation == 0 {
                 return "passphrase not known".to_owned();
@@ -119,7 +123,22 @@ fn encrypted(info: Option<&EncryptionInfo>) -> String {
     }
 }
 
+/// That a backup opens, and with which passphrase.
+pub fn checked(found: &CheckPassphraseResponse) -> String {
+    let info = found.encryption_info.as_ref();
+    let opens = match info.map(EncryptionInfo::r#type) {
+        Some(encryption_info::Type::None) => "yes, it is not encrypted",
+        _ => "yes",
+    };
+    facts([("Backup", id(&found.name)), ("Opens", opens.to_owned()), ("Encrypted", encrypted(info))])
+}
+
 pub fn is_encrypted(backup: &Backup) -> bool {
+    backup.encryption_info.as_ref().is_some_and(|info| info.r#type() != encryption_info::Type::None)
+}
+
+/// Whether a passphrase opens it.
+pub fn has_passphrase(backup: &Backup) -> bool {
     backup.encryption_info.as_ref().is_some_and(|info| info.r#type() == encryption_info::Type::Passphrase)
 }
 
@@ -262,9 +281,13 @@ pub fn status(status: &SystemStatus) -> String {
         ("Next automatic", next(status.next_run_time)),
         ("Encryption", if status.encryption_enabled { "on" } else { "off" }.to_owned()),
         ("Volume", space),
+        ("Archive", status.archive.as_ref().map(archive).unwrap_or_default()),
         ("Server", status.server_version.clone()),
         ("System", status.system_id.clone()),
     ]);
+    if let Some(ArchiveStatus { error: Some(error), failing_since_time, .. }) = &status.archive {
+        text.push_str(&format!("\nThe archive fails since {}:\n{}", time(*failing_since_time), failure(error)));
+    }
     for obstacle in &status.obstacles {
         text.push_str(&format!("\nObstacle:\n{}", failure(obstacle)));
     }
@@ -272,6 +295,17 @@ pub fn status(status: &SystemStatus) -> String {
         text.push_str(&format!("\n{}", operation_table(&status.active_operations)));
     }
     text
+}
+
+/// Where the archive is, what is in it, and what is not yet.
+fn archive(archive: &ArchiveStatus) -> String {
+    let newest =
+        archive.newest_snapshot_time.map_or_else(String::new, |newest| format!(", the newest data of {}", time(Some(newest))));
+    let waiting = match archive.backlog_count {
+        0 => "none waits".to_owned(),
+        count => format!("{count} wait, since {}", time(archive.oldest_waiting_time)),
+    };
+    format!("{} with {} backups{newest}; {waiting}", archive.url, archive.backup_count)
 }
 
 #[cfg(test)]

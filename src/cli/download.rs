@@ -20,15 +20,18 @@ use super::backups::get;
 use super::connect::{Client, pause};
 use super::describe;
 use super::names::BackupChoice;
-use super::output::note;
+use super::output::{clean, note};
 use super::problem::Problem;
 use super::progress::Meter;
+use super::verify::bring_back;
 use crate::grpc::proto::backup::download_backup_response::Payload;
 use crate::grpc::proto::backup::{Backup, DownloadBackupRequest, FileChunk};
 use crate::model::{FileName, Sha256};
 
 /// How often a broken transfer is taken up again without a single byte having arrived.
 const ATTEMPTS: u32 = 5;
+/// The same of one that the service has no place for.
+const BUSY_ATTEMPTS: u32 = 12;
 const SILENCE: Duration = Duration::from_secs(60);
 /// A link that somebody left under the name of the part is not written through.
 const NO_LINK: i32 = OFlags::NOFOLLOW.bits() as i32;
@@ -54,6 +57,7 @@ pub async fn download(session: Session, download: Download) -> Result<(), Proble
         }
         note(&format!("{} is there already and is right", target.display()));
     } else {
+        bring_back(&session, &backup).await?;
         let mut part = Part::open(&target)?;
         part.fill(&session.client, &backup, size).await?;
         if part.hash()? != sha256 && part.resumed {
@@ -114,19 +118,32 @@ impl Part {
             self.restart()?;
         }
         let mut meter = Meter::of_bytes(size);
-        let mut attempt = 0;
+        let (mut attempt, mut busy) = (0, 0);
         while self.length < size {
             let before = self.length;
             let Err(problem) = self.transfer(client, backup, size, &mut meter).await else { continue };
-            attempt = if self.length > before { 0 } else { attempt + 1 };
-            let again = matches!(&problem, Problem::Call(status) if status.code() == Code::Unavailable);
-            if !again || attempt >= ATTEMPTS {
-                return Err(match problem {
-                    Problem::Call(status) => client.explained(status).into(),
-                    problem => problem,
-                });
+            if self.length > before {
+                (attempt, busy) = (0, 0);
             }
-            sleep(pause(attempt)).await;
+            match problem.busy_for() {
+                Some(delay) if busy < BUSY_ATTEMPTS => {
+                    if busy == 0 {
+                        meter.remark(&format!("waiting: {}", clean(&problem.to_string())));
+                    }
+                    busy += 1;
+                    sleep(delay.max(pause(0))).await;
+                }
+                None if resumable(&problem) && attempt + 1 < ATTEMPTS => {
+                    sleep(pause(attempt)).await;
+                    attempt += 1;
+                }
+                _ => {
+                    return Err(match problem {
+                        Problem::Call(status) => client.explained(status).into(),
+                        problem => problem,
+                    });
+                }
+            }
         }
         Ok(())
     }
@@ -177,7 +194,11 @@ impl Part {
     /// Gives the file its name, unless it is not what it should be or another file has that name by now.
     fn keep(mut self, target: &Path, sha256: Sha256) -> anyhow::Result<()> {
         if self.hash()? != sha256 {
-            bail!("{} does not have the SHA-256 of the backup; remove it and try again", self.path.display());
+            bail!(
+                "{} does not have the SHA-256 of the backup. `holdfast verify` tells whether the file is damaged where it is; if it is not, \
+                 remove this one and try again",
+                self.path.display()
+            );
         }
         self.file.sync_all().with_context(|| format!("cannot write {}", self.path.display()))?;
         let rename = rustix::fs::renameat_with(rustix::fs::CWD, &self.path, rustix::fs::CWD, target, RenameFlags::NOREPLACE);
@@ -194,8 +215,14 @@ impl Part {
     }
 }
 
+/// A transfer that only broke off, or was too slow for the service: what has arrived stays.
+fn resumable(problem: &Problem) -> bool {
+    let unavailable = matches!(problem, Problem::Call(status) if status.code() == Code::Unavailable);
+    unavailable || problem.reason().is_some_and(|reason| reason == "TRANSFER_TIMED_OUT")
+}
+
 /// A stream that a proxy or the network cut off is taken up again like one that the service ended.
-fn broken(status: Status) -> Status {
+pub fn broken(status: Status) -> Status {
     match status.code() {
         Code::Unknown | Code::Internal | Code::Cancelled if status.details().is_empty() => Status::unavailable(status.message()),
         _ => status,

@@ -10,13 +10,13 @@ use anyhow::{Context, anyhow, ensure};
 use serde::Serialize;
 
 use super::download::hash;
+use super::opener::Opening;
 use super::output::{Output, facts, note, size, table};
-use super::passphrase::Source;
 use super::problem::Problem;
 use super::progress::Meter;
 use super::unpack::Unpacked;
 use crate::archive;
-use crate::model::{EndRecord, FileName, Manifest, Passphrase, Sha256};
+use crate::model::{EndRecord, FileName, Manifest, Opener, Sha256};
 
 #[derive(Debug, clap::Args)]
 pub struct Inspect {
@@ -26,7 +26,7 @@ pub struct Inspect {
     #[arg(long)]
     verify: bool,
     #[command(flatten)]
-    passphrase: Source,
+    opener: Opening,
 }
 
 #[derive(Debug, clap::Args)]
@@ -37,7 +37,7 @@ pub struct Extract {
     #[arg(short = 'C', long = "directory", value_name = "DIR")]
     folder: PathBuf,
     #[command(flatten)]
-    passphrase: Source,
+    opener: Opening,
 }
 
 /// What is known of a file.
@@ -57,17 +57,17 @@ struct Findings {
 
 pub fn inspect(inspect: Inspect, output: Output) -> Result<(), Problem> {
     let mut found = Local::open(&inspect.file)?;
-    let passphrase = match found.encrypted {
-        true if inspect.verify => Some(inspect.passphrase.existing("the file")?),
-        true => inspect.passphrase.given()?,
+    let opener = match found.encrypted {
+        true if inspect.verify => Some(inspect.opener.existing("the file", found.write_only)?),
+        true => inspect.opener.given()?,
         false => None,
     };
     let (mut manifest, mut end) = (None, None);
     if inspect.verify {
-        let (read, proven) = found.read(passphrase.as_ref(), |_| Ok(()))?;
+        let (read, proven) = found.read(opener.as_ref(), |_| Ok(()))?;
         (manifest, end) = (Some(read), Some(proven));
-    } else if passphrase.is_some() || !found.encrypted {
-        manifest = Some(found.manifest(passphrase.as_ref())?);
+    } else if opener.is_some() || !found.encrypted {
+        manifest = Some(found.manifest(opener.as_ref())?);
     }
     let Local { length, sha256, encrypted, name, .. } = found;
     let findings = Findings { size_bytes: length, sha256, encrypted, matches_name: name.is_some(), manifest, end };
@@ -76,9 +76,9 @@ pub fn inspect(inspect: Inspect, output: Output) -> Result<(), Problem> {
 
 pub fn extract(extract: Extract, output: Output) -> Result<(), Problem> {
     let mut found = Local::open(&extract.file)?;
-    let passphrase = if found.encrypted { Some(extract.passphrase.existing("the file")?) } else { None };
+    let opener = if found.encrypted { Some(extract.opener.existing("the file", found.write_only)?) } else { None };
     let mut unpacked = Unpacked::new(&extract.folder)?;
-    let read = found.read(passphrase.as_ref(), |part| unpacked.take(part));
+    let read = found.read(opener.as_ref(), |part| unpacked.take(part));
     let (manifest, end) = read.map_err(|error| unpacked.given_up(error))?;
     unpacked.finish(&manifest, &end)?;
     note(&format!("Everything was checked and unpacked into {}", extract.folder.display()));
@@ -89,16 +89,18 @@ pub fn extract(extract: Extract, output: Output) -> Result<(), Problem> {
 }
 
 /// A file whose digest is that of its name, if it has one.
-struct Local {
-    file: File,
-    length: u64,
-    sha256: Sha256,
-    encrypted: bool,
-    name: Option<FileName>,
+pub struct Local {
+    pub file: File,
+    pub length: u64,
+    pub sha256: Sha256,
+    pub encrypted: bool,
+    /// No passphrase opens it.
+    pub write_only: bool,
+    pub name: Option<FileName>,
 }
 
 impl Local {
-    fn open(path: &Path) -> anyhow::Result<Self> {
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
         let mut file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
         let sha256 = hash(&file)?;
         let length = file.stream_position()?;
@@ -110,17 +112,18 @@ impl Local {
         if name.is_none() {
             note("The file does not have the name of a backup file, so that no digest in its name proves it.");
         }
-        let encrypted = match archive::manifest(&file, None) {
-            Ok(_) => false,
-            Err(archive::Error::PassphraseRequired) => true,
+        let (encrypted, write_only) = match archive::manifest(&file, None) {
+            Ok(_) => (false, false),
+            Err(archive::Error::PassphraseRequired) => (true, false),
+            Err(archive::Error::SecretKeyRequired(_)) => (true, true),
             Err(error) => return Err(error.into()),
         };
-        Ok(Self { file, length, sha256, encrypted, name })
+        Ok(Self { file, length, sha256, encrypted, write_only, name })
     }
 
-    fn manifest(&mut self, passphrase: Option<&Passphrase>) -> anyhow::Result<Manifest> {
+    fn manifest(&mut self, opener: Option<&Opener>) -> anyhow::Result<Manifest> {
         self.file.rewind()?;
-        let manifest = archive::manifest(&self.file, passphrase)?;
+        let manifest = archive::manifest(&self.file, opener)?;
         self.named_after(&manifest)?;
         Ok(manifest)
     }
@@ -128,12 +131,12 @@ impl Local {
     /// Reads and checks everything; what `visit` gets is proven only when this is `Ok`.
     fn read(
         &mut self,
-        passphrase: Option<&Passphrase>,
+        opener: Option<&Opener>,
         visit: impl FnMut(archive::Part<'_>) -> anyhow::Result<()>,
     ) -> anyhow::Result<(Manifest, EndRecord)> {
         self.file.rewind()?;
         let source = Metered { file: &self.file, done: 0, total: self.length, meter: Meter::of_bytes(self.length) };
-        let (manifest, end) = archive::read(source, passphrase, visit)?;
+        let (manifest, end) = archive::read(source, opener, visit)?;
         self.named_after(&manifest)?;
         Ok((manifest, end))
     }
@@ -169,7 +172,7 @@ fn describe(found: &Findings) -> String {
     let contents = match (&found.end, &found.manifest) {
         (Some(_), _) => "everything was read and is right",
         (None, Some(_)) => "not checked; use --verify",
-        (None, None) => "not readable without the passphrase; use --passphrase-stdin or --passphrase-file",
+        (None, None) => "not readable without what opens it; use --passphrase-stdin, --passphrase-file or --secret-key-file",
     };
     let facts = facts([
         ("Size", bytes(found.size_bytes)),
@@ -183,6 +186,7 @@ fn describe(found: &Findings) -> String {
         ("System", known(|manifest| manifest.system_id.to_string())),
         ("Written by", known(|manifest| format!("{}, format {}", manifest.writer, manifest.format_version))),
         ("PostgreSQL", known(|manifest| manifest.server_version.clone())),
+        ("Recipients", known(|manifest| manifest.recipients.join(", "))),
         (
             "Passphrase",
             known(|manifest| manifest.passphrase.map_or_else(String::new, |note| format!("number {}", note.generation))),

@@ -15,6 +15,7 @@ mod files;
 mod follow;
 mod lock;
 mod names;
+mod opener;
 mod operations;
 mod output;
 mod passphrase;
@@ -25,6 +26,7 @@ mod schedule;
 mod settings;
 mod undo;
 mod unpack;
+mod upload;
 mod verify;
 
 use std::process::ExitCode;
@@ -83,6 +85,8 @@ pub enum ClientCommand {
     Verify(verify::Verify),
     /// Save the file of a backup; a transfer that broke off is continued
     Download(download::Download),
+    /// Send a backup file to the service, for example one of another system
+    Upload(upload::Upload),
     /// When automatic backups are made
     Schedule {
         #[command(subcommand)]
@@ -157,6 +161,7 @@ async fn carry_out(command: ClientCommand, connection: &Connection, output: Outp
         ClientCommand::Sync => backups::sync(session()?).await,
         ClientCommand::Verify(verify) => verify::verify(session()?, verify).await,
         ClientCommand::Download(download) => download::download(session()?, download).await,
+        ClientCommand::Upload(upload) => upload::upload(session()?, upload).await,
         ClientCommand::Schedule { what } => schedule::run(session()?, what.unwrap_or_default()).await,
         ClientCommand::Retention { what } => settings::retention(session()?, what.unwrap_or_default()).await,
         ClientCommand::Encryption { what } => settings::encryption(session()?, what.unwrap_or_default()).await,
@@ -187,6 +192,7 @@ mod tests {
             "holdfast serve --folder d --database-name n --server-token-file t --seal-key-file k",
             "holdfast backup --wait --json",
             "holdfast backup --scheduled --scheduled-time 2026-03-01T01:00:00Z",
+            "holdfast backup --scheduled --scheduled-time 2026-03-01T02:00:00+01:00",
             "holdfast backup --no-wait --scheduled --lock-wait 10m --description daily --request-id r --validate-only",
             "holdfast list --json",
             "holdfast --json list",
@@ -206,6 +212,7 @@ mod tests {
             "holdfast verify latest",
             "holdfast verify b-20260301t010000z-abcdefgh --level rehearsal --passphrase-file f --json",
             "holdfast download latest -o x --endpoint http://h:1 --token-file t",
+            "holdfast upload f --description x --json",
             "holdfast schedule",
             "holdfast schedule set --daily 03:30 --time-zone Europe/Berlin",
             "holdfast schedule set --start-deadline 6h",
@@ -213,6 +220,8 @@ mod tests {
             "holdfast retention set 30",
             "holdfast encryption set --passphrase-stdin",
             "holdfast encryption off --yes",
+            "holdfast encryption check latest --passphrase-stdin --json",
+            "holdfast encryption check b-20260301t010000z-abcdefgh --current",
             "holdfast operations watch 019c0000-0000-7000-8000-000000000000",
             "holdfast operations cancel operations/019c0000-0000-7000-8000-000000000000",
             "holdfast operations list --active --json",
@@ -224,6 +233,9 @@ mod tests {
             "holdfast events --follow --after auditEvents/17",
             "holdfast inspect f --verify",
             "holdfast extract f -C d --passphrase-file p",
+            "holdfast extract f -C d --secret-key-file k",
+            "holdfast restore latest --yes --secret-key-file k --passphrase-stdin",
+            "holdfast verify latest --level contents --secret-key-file k",
         ] {
             assert!(Arguments::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
@@ -259,6 +271,8 @@ mod tests {
             "holdfast lock release --token latest --reason x",
             "holdfast lock release --token 0 --reason x",
             "holdfast lock release 17",
+            "holdfast upload",
+            "holdfast upload latest f",
         ] {
             assert!(Arguments::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

@@ -63,6 +63,7 @@ printed!(
     "holdfast.backup.v1" backup:
     AuditEvent,
     Backup,
+    CheckPassphraseResponse,
     Encryption,
     ListBackupsResponse,
     ListOperationsResponse,

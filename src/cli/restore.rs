@@ -9,13 +9,14 @@ use super::Session;
 use super::backups::{Start, finish, get};
 use super::connect::unary;
 use super::consent::{Consent, acknowledge};
-use super::describe;
 use super::describe::restore::{preview as described, restore_report, what_is_new};
 use super::follow::{follow, succeeded};
 use super::names::{BackupChoice, Reason, Resource};
+use super::opener::{Opening, Sent};
 use super::output::{clean, id, note, time};
-use super::passphrase::{Source, can_ask, confirm};
+use super::passphrase::{can_ask, confirm};
 use super::problem::Problem;
+use super::verify::bring_back;
 use crate::grpc::proto::backup::{Backup, PreviewRestoreRequest, RestorePreview, RestoreRequest, operation};
 
 const CANNOT_BE_UNDONE: &str = "No safety backup is made: this restore cannot be undone.";
@@ -51,7 +52,7 @@ pub struct How {
     #[arg(long)]
     skip_safety_backup: bool,
     #[command(flatten)]
-    passphrase: Source,
+    opener: Opening,
     #[command(flatten)]
     start: Start,
 }
@@ -60,7 +61,7 @@ impl How {
     /// # Errors
     /// When something would have to be asked and nobody is there.
     pub fn without_surprise(&self) -> Result<(), Problem> {
-        if self.asks() { can_ask(Some(&self.passphrase)) } else { Ok(()) }
+        if self.asks() { can_ask(Some(&self.opener.passphrase)) } else { Ok(()) }
     }
 
     /// The resources that were named.
@@ -82,11 +83,12 @@ pub async fn restore(session: Session, restore: Restore) -> Result<(), Problem> 
 
 /// Previews, asks, restores and reports.
 pub async fn carry_out(session: &Session, backup: Backup, resources: Vec<String>, how: &How) -> Result<(), Problem> {
-    let passphrase =
-        if describe::is_encrypted(&backup) { how.passphrase.for_service(&id(&backup.name))? } else { how.passphrase.given()? };
+    bring_back(session, &backup).await?;
+    let Sent { passphrase, secret_key } = how.opener.for_service(&backup)?;
     let mut request = RestoreRequest {
         name: backup.name,
-        passphrase: passphrase.map(|passphrase| passphrase.reveal().to_owned()).unwrap_or_default(),
+        passphrase,
+        secret_key,
         resources,
         skip_safety_backup: how.skip_safety_backup,
         lock_wait: how.start.lock_wait()?,
@@ -119,7 +121,7 @@ pub async fn carry_out(session: &Session, backup: Backup, resources: Vec<String>
     loop {
         let preview = rehearse(session, &request).await?;
         note(&earlier.as_ref().map_or_else(|| described(&preview), |earlier| what_is_new(earlier, &preview)));
-        consent.ask(earlier.as_ref(), &preview, &how.passphrase).await?;
+        consent.ask(earlier.as_ref(), &preview, &how.opener.passphrase).await?;
         last_question(&preview, how).await?;
         request.preview_etag.clone_from(&preview.etag);
         acknowledge(&preview, &mut request);
@@ -158,12 +160,12 @@ async fn explained(session: &Session, request: &RestoreRequest, consent: &Consen
 
 async fn last_question(preview: &RestorePreview, how: &How) -> Result<(), Problem> {
     if how.skip_safety_backup {
-        confirm(CANNOT_BE_UNDONE, Some(&how.passphrase)).await?;
+        confirm(CANNOT_BE_UNDONE, Some(&how.opener.passphrase)).await?;
     }
     let what: Vec<_> = preview.changes.iter().map(|change| clean(&id(&change.resource))).collect();
     let what = if what.is_empty() { "no resource".to_owned() } else { what.join(", ") };
     let question = format!("The present data of {what} is replaced with that of {}.", clean(&id(&preview.backup)));
-    confirm(&question, Some(&how.passphrase)).await
+    confirm(&question, Some(&how.opener.passphrase)).await
 }
 
 /// What the restore would do.
@@ -172,6 +174,7 @@ async fn rehearse(session: &Session, request: &RestoreRequest) -> Result<Restore
     let request = PreviewRestoreRequest {
         name: request.name.clone(),
         passphrase: request.passphrase.clone(),
+        secret_key: request.secret_key.clone(),
         resources: request.resources.clone(),
     };
     let started = client.begin(async || client.backups().preview_restore(unary(request.clone())).await).await?;

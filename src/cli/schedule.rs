@@ -115,7 +115,11 @@ fn describe(schedule: &Schedule) -> String {
         Some(schedule::Recurrence::Cron(cron)) => format!("cron {cron}"),
         None => "none".to_owned(),
     };
-    let next = if schedule.enabled() { time(schedule.next_run_time) } else { "none, the schedule is disabled".to_owned() };
+    let next = match (schedule.enabled(), schedule.driver()) {
+        (false, _) => "none, the schedule is disabled".to_owned(),
+        (true, schedule::Driver::External) => "when it is started from outside".to_owned(),
+        (true, _) => time(schedule.next_run_time),
+    };
     let deadline = schedule.start_deadline.and_then(|deadline| Duration::try_from(deadline).ok());
     let last = match schedule.last_run_state() {
         schedule::RunState::Unspecified => "none yet".to_owned(),

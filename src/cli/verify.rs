@@ -10,10 +10,10 @@ use super::connect::unary;
 use super::describe;
 use super::follow::{follow, succeeded};
 use super::names::BackupChoice;
+use super::opener::{Opening, Sent};
 use super::output::{id, note};
-use super::passphrase::Source;
 use super::problem::Problem;
-use crate::grpc::proto::backup::{VerifyBackupRequest, VerifyLevel, VerifyResult, operation};
+use crate::grpc::proto::backup::{Backup, VerifyBackupRequest, VerifyLevel, VerifyResult, backup, operation};
 
 #[derive(Debug, clap::Args)]
 pub struct Verify {
@@ -24,7 +24,7 @@ pub struct Verify {
     #[arg(long, value_enum, default_value = "checksum")]
     level: Level,
     #[command(flatten)]
-    passphrase: Source,
+    opener: Opening,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -42,11 +42,9 @@ enum Level {
 pub async fn verify(session: Session, verify: Verify) -> Result<(), Problem> {
     let Session { client, output } = &session;
     let backup = get(&session, &verify.backup).await?;
-    let passphrase = match verify.level {
-        Level::Contents | Level::Rehearsal if describe::is_encrypted(&backup) => {
-            verify.passphrase.for_service(&id(&backup.name))?
-        }
-        _ => None,
+    let Sent { passphrase, secret_key } = match verify.level {
+        Level::Contents | Level::Rehearsal if describe::is_encrypted(&backup) => verify.opener.for_service(&backup)?,
+        _ => Sent::default(),
     };
     let level = match verify.level {
         Level::Checksum => VerifyLevel::Checksum,
@@ -56,7 +54,8 @@ pub async fn verify(session: Session, verify: Verify) -> Result<(), Problem> {
     let request = VerifyBackupRequest {
         name: backup.name,
         level: level.into(),
-        passphrase: passphrase.map(|passphrase| passphrase.reveal().to_owned()).unwrap_or_default(),
+        passphrase,
+        secret_key,
         request_id: Uuid::new_v4().to_string(),
     };
     let started = client.begin(async || client.backups().verify_backup(unary(request.clone())).await).await?;
@@ -67,6 +66,18 @@ pub async fn verify(session: Session, verify: Verify) -> Result<(), Problem> {
     };
     output.result(&found, describe::verification)?;
     not_valid(&found).map_or(Ok(()), Err)
+}
+
+/// Has the file of a backup brought back from the archive, where it is there and not in the folder as it should be.
+pub async fn bring_back(session: &Session, backup: &Backup) -> Result<(), Problem> {
+    if backup.archive_time.is_none() || !matches!(backup.state(), backup::State::Missing | backup::State::Invalid) {
+        return Ok(());
+    }
+    let client = &session.client;
+    note(&format!("{} is brought back from the archive", backup.file_name));
+    let request = VerifyBackupRequest { name: backup.name.clone(), request_id: Uuid::new_v4().to_string(), ..Default::default() };
+    let started = client.begin(async || client.backups().verify_backup(unary(request.clone())).await).await?;
+    succeeded(follow(client, started).await?).map(|_| ())
 }
 
 /// Why a backup that was verified cannot be relied on, if it cannot.

@@ -80,6 +80,7 @@ const METHODS: &[(&str, Need)] = &[
     ("/holdfast.backup.v1.BackupService/GetBackup", Need::Permission(Permission::BackupsRead)),
     ("/holdfast.backup.v1.BackupService/DeleteBackup", Need::Permission(Permission::BackupsDelete)),
     ("/holdfast.backup.v1.BackupService/VerifyBackup", Need::Permission(Permission::BackupsVerify)),
+    ("/holdfast.backup.v1.BackupService/CheckPassphrase", Need::Permission(Permission::BackupsVerify)),
     ("/holdfast.backup.v1.BackupService/PreviewRestore", Need::Permission(Permission::BackupsRestore)),
     ("/holdfast.backup.v1.BackupService/UpdateBackup", Need::Permission(Permission::BackupsCreate)),
     ("/holdfast.backup.v1.BackupService/DownloadBackup", Need::Permission(Permission::BackupsDownload)),

@@ -9,9 +9,9 @@ use super::convert::fields::{backup_id, revision};
 use super::convert::{operation, settings};
 use super::proto::backup as wire;
 use super::proto::backup::backup_service_server::BackupService;
-use super::status;
+use super::{held, status};
 use crate::model::operation::Kind;
-use crate::model::{Failure, Reason};
+use crate::model::{Failure, Passphrase, Reason};
 use crate::operations::Holdfast;
 use crate::operations::call::Download;
 
@@ -31,7 +31,7 @@ impl BackupService for Service {
     }
 
     async fn restore(&self, request: Request<wire::RestoreRequest>) -> Answer<wire::Operation> {
-        self.check_secret(&request, !request.get_ref().passphrase.is_empty())?;
+        self.check_secret(&request, convert::has_secret(&request.get_ref().passphrase, &request.get_ref().secret_key))?;
         let (caller, request) = accept(request)?;
         let started = self.holdfast.restore(&caller, convert::restore_request(request)?).await?;
         Ok(Response::new(operation::accepted(started, Kind::Restore)))
@@ -62,14 +62,21 @@ impl BackupService for Service {
     }
 
     async fn verify_backup(&self, request: Request<wire::VerifyBackupRequest>) -> Answer<wire::Operation> {
-        self.check_secret(&request, !request.get_ref().passphrase.is_empty())?;
+        self.check_secret(&request, convert::has_secret(&request.get_ref().passphrase, &request.get_ref().secret_key))?;
         let (caller, request) = accept(request)?;
         let started = self.holdfast.verify_backup(&caller, convert::verify_request(request)?).await?;
         Ok(Response::new(operation::operation(started)))
     }
 
-    async fn preview_restore(&self, request: Request<wire::PreviewRestoreRequest>) -> Answer<wire::Operation> {
+    async fn check_passphrase(&self, request: Request<wire::CheckPassphraseRequest>) -> Answer<wire::CheckPassphraseResponse> {
         self.check_secret(&request, !request.get_ref().passphrase.is_empty())?;
+        let (caller, request) = accept(request)?;
+        let (id, passphrase) = (backup_id("name", &request.name)?, Passphrase::new(request.passphrase));
+        Ok(Response::new(convert::opened(self.holdfast.check_passphrase(&caller, &id, passphrase).await?)))
+    }
+
+    async fn preview_restore(&self, request: Request<wire::PreviewRestoreRequest>) -> Answer<wire::Operation> {
+        self.check_secret(&request, convert::has_secret(&request.get_ref().passphrase, &request.get_ref().secret_key))?;
         let (caller, request) = accept(request)?;
         let started = self.holdfast.preview_restore(&caller, convert::preview_request(request)?).await?;
         Ok(Response::new(operation::operation(started)))
@@ -87,12 +94,18 @@ impl BackupService for Service {
         let (caller, request) = accept(request)?;
         let request = convert::download_request(&request)?;
         let (offset, limit) = (request.offset, request.limit);
+        // For as long as the stream is there, whether it is read or not.
+        let place = self.holdfast.watcher()?;
         let download = self.holdfast.download(&caller, request).await?;
-        Ok(Response::new(file(download, offset, limit)))
+        Ok(Response::new(held(file(download, offset, limit), place)))
     }
 
-    async fn upload_backup(&self, _: Request<Streaming<wire::UploadBackupRequest>>) -> Answer<wire::Backup> {
-        Err(status::not_served("UploadBackup"))
+    async fn upload_backup(&self, request: Request<Streaming<wire::UploadBackupRequest>>) -> Answer<wire::Backup> {
+        let (caller, mut messages) = accept(request)?;
+        let first = self.holdfast.in_time(messages.message()).await??;
+        let request = convert::upload_request(first)?;
+        let chunks = messages.map(|message| convert::upload_chunk(message?));
+        Ok(Response::new(convert::listed(self.holdfast.upload(&caller, request, chunks).await?)))
     }
 
     async fn sync_backups(&self, request: Request<wire::SyncBackupsRequest>) -> Answer<wire::SyncBackupsResponse> {

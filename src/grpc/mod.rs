@@ -72,9 +72,10 @@ const STREAM_WINDOW: u32 = MIB;
 const CONNECTION_WINDOW: u32 = 4 * MIB;
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Spreads clients over replicas; all streams of the contract can be taken up again.
+/// Spreads new calls over replicas.
 const MAX_CONNECTION_AGE: Duration = Duration::from_secs(30 * 60);
-const MAX_CONNECTION_GRACE: Duration = Duration::from_secs(10 * 60);
+/// As long as a transfer may take: an upload cannot be taken up again.
+const MAX_CONNECTION_GRACE: Duration = Duration::from_secs(6 * 3600);
 /// How long calls may take to end once the service stops. A graceful shutdown has no end of its own (hyper #4170).
 const SHUTDOWN: Duration = Duration::from_secs(5);
 /// The same for the calls of a server that is not ready, which are all short.

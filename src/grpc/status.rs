@@ -27,6 +27,9 @@ pub fn published(reason: Reason) -> (Code, ErrorReason) {
         Reason::PassphraseRequired => (Code::InvalidArgument, ErrorReason::PassphraseRequired),
         Reason::PassphraseIncorrect => (Code::InvalidArgument, ErrorReason::PassphraseIncorrect),
         Reason::PassphraseTooWeak => (Code::InvalidArgument, ErrorReason::PassphraseTooWeak),
+        Reason::SecretKeyRequired => (Code::InvalidArgument, ErrorReason::SecretKeyRequired),
+        Reason::SecretKeyIncorrect => (Code::InvalidArgument, ErrorReason::SecretKeyIncorrect),
+        Reason::RecipientsMissing => (Code::FailedPrecondition, ErrorReason::RecipientsMissing),
         Reason::NotABackupFile => (Code::InvalidArgument, ErrorReason::NotABackupFile),
         Reason::CredentialsMissing => (Code::Unauthenticated, ErrorReason::CredentialsMissing),
         Reason::CredentialsInvalid => (Code::Unauthenticated, ErrorReason::CredentialsInvalid),
@@ -55,8 +58,10 @@ pub fn published(reason: Reason) -> (Code, ErrorReason) {
         Reason::Interrupted => (Code::Aborted, ErrorReason::Interrupted),
         Reason::CancelledByCaller => (Code::Cancelled, ErrorReason::CancelledByCaller),
         Reason::OperationTimedOut => (Code::DeadlineExceeded, ErrorReason::OperationTimedOut),
+        Reason::TransferTimedOut => (Code::DeadlineExceeded, ErrorReason::TransferTimedOut),
         Reason::StorageFull => (Code::ResourceExhausted, ErrorReason::StorageFull),
         Reason::StorageUnavailable => (Code::Unavailable, ErrorReason::StorageUnavailable),
+        Reason::ArchiveUnavailable => (Code::Unavailable, ErrorReason::ArchiveUnavailable),
         Reason::DatabaseUnavailable => (Code::Unavailable, ErrorReason::DatabaseUnavailable),
         Reason::ServerDraining => (Code::Unavailable, ErrorReason::ServerDraining),
         Reason::BackupCorrupted => (Code::DataLoss, ErrorReason::BackupCorrupted),
@@ -128,11 +133,6 @@ impl From<Failure> for OperationError {
             instructions: failure.instructions,
         }
     }
-}
-
-/// The answer to a call that is in the contract and not in this version.
-pub fn not_served(method: &str) -> Status {
-    with_reason(Code::Unimplemented, ErrorReason::NotServed, format!("{method} is not served by this version yet."))
 }
 
 /// For calls that only the host of the lock can answer.

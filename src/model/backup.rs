@@ -16,8 +16,17 @@ pub enum Trigger {
     Scheduled,
     /// Made just before a restore, so that it can be undone.
     Safety,
-    /// Found in the folder.
+    /// Found in the folder, or in the archive.
     Imported,
+    /// Sent by a caller.
+    Uploaded,
+}
+
+impl Trigger {
+    /// Whether this system made it, just then. A file that came from elsewhere may be of any age.
+    pub fn made_here(self) -> bool {
+        !matches!(self, Self::Imported | Self::Uploaded)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,7 +44,7 @@ pub enum State {
     Deleting,
 }
 
-/// One backup: a file, and what is known of it. Of an encrypted one that was found in the folder some is not, until somebody
+/// One backup: a file, and what is known of it. Of an encrypted one that came from elsewhere some is not, until somebody
 /// opens it (`learn`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backup {
@@ -55,8 +64,17 @@ pub struct Backup {
     pub file_name: FileName,
     pub size_bytes: u64,
     pub sha256: Sha256,
-    /// Which passphrase opens it, where it is encrypted and that is known.
+    /// Which passphrase opens it, where it is encrypted and that is known: one of the system that it comes from.
     pub passphrase: Option<PassphraseNote>,
+    /// The passphrase of this system that was in use when it was last seen to open it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opened_by: Option<PassphraseNote>,
+    /// Who opens it with a secret key, where that is known: fingerprints of certificates, or key ids before it was opened.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recipients: Vec<String>,
+    /// No passphrase opens it, only the secret key of a recipient.
+    #[serde(default)]
+    pub write_only: bool,
     pub resources: Vec<ResourceContent>,
     /// Empty: not known.
     pub format_version: String,
@@ -99,6 +117,9 @@ impl Backup {
             size_bytes,
             sha256,
             passphrase: None,
+            opened_by: None,
+            recipients: Vec::new(),
+            write_only: false,
             resources: Vec::new(),
             format_version: String::new(),
             source_system: None,
@@ -129,6 +150,8 @@ impl Backup {
         self.create_time = manifest.create_time;
         self.snapshot_time = Some(manifest.snapshot_time);
         self.passphrase = manifest.passphrase;
+        self.recipients.clone_from(&manifest.recipients);
+        self.write_only = manifest.encrypted() && manifest.passphrase.is_none();
         self.format_version = manifest.format_version.to_string();
         self.source_system = Some(manifest.system_id);
     }
@@ -137,9 +160,22 @@ impl Backup {
         self.file_name.encrypted()
     }
 
-    /// Whether retention counts it: usable, not pinned, and not one that only undoes a restore.
+    /// Whether the passphrase in use on this system opens it, as far as that is known: because it was made here with it, or
+    /// because it did. Generations are counted by each system for itself, so that the number alone says nothing.
+    pub fn opens_with(&self, present: Option<PassphraseNote>, system: Uuid) -> bool {
+        let native = self.source_system == Some(system) && self.passphrase == present;
+        present.is_some() && self.encrypted() && (native || self.opened_by == present)
+    }
+
+    /// Whether it is known what is in it: it was made here, or opened since.
+    pub fn known(&self) -> bool {
+        self.uid.is_some()
+    }
+
+    /// Whether retention counts it: usable, not pinned, and not one that only undoes a restore. Of a file from elsewhere that
+    /// nobody has opened yet it is not known that it is a backup, and it takes the place of none.
     pub fn counts(&self) -> bool {
-        self.state == State::Ready && !self.pinned && self.trigger != Trigger::Safety
+        self.state == State::Ready && self.known() && !self.pinned && self.trigger != Trigger::Safety
     }
 }
 
@@ -180,7 +216,7 @@ mod tests {
         let backup = |(place, &state): (usize, &State)| {
             let id = BackupId::new(time, Uuid::from_u128(place as u128));
             let found = Backup::found(FileName::new(id, Sha256([0; 32]), false), 1, Sha256([0; 32]), "");
-            Backup { state, trigger: Trigger::OnDemand, ..found }
+            Backup { state, trigger: Trigger::OnDemand, uid: Some(Uuid::nil()), ..found }
         };
         states.iter().enumerate().map(backup).collect()
     }
@@ -198,6 +234,16 @@ mod tests {
         let mut states = [State::Invalid; 30];
         states[29] = State::Ready;
         assert!(expired(&backups(&states), 1).is_empty());
+    }
+
+    #[test]
+    fn s04_files_that_nobody_could_open_yet_push_out_no_other() {
+        let mut all = backups(&[State::Ready; 5]);
+        for backup in &mut all[0..3] {
+            backup.uid = None;
+        }
+        assert!(expired(&all, 2).is_empty());
+        assert_eq!(expired(&all, 1), [all[4].id.clone()]);
     }
 
     #[test]
@@ -230,6 +276,22 @@ mod tests {
         // One that was copied in tells nothing of this system, and neither does a damaged one.
         (all[1].operation, all[2].state) = (None, State::Invalid);
         assert_eq!(expected_size(&all), (1 << 30) + (1 << 28));
+    }
+
+    #[test]
+    fn c06_a_generation_of_another_system_is_not_the_passphrase_in_use_here_unless_it_opened() {
+        let note = |generation, time| Some(PassphraseNote { generation, set_time: DateTime::from_timestamp(time, 0).unwrap() });
+        let (here, elsewhere) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let mut file = backups(&[State::Ready]).remove(0);
+        file.file_name = FileName::new(file.id.clone(), Sha256([0; 32]), true);
+        assert!(!file.opens_with(None, here) && !file.opens_with(note(1, 7), here));
+        (file.passphrase, file.source_system) = (note(1, 7), Some(here));
+        assert!(file.opens_with(note(1, 7), here));
+        assert!(!file.opens_with(note(2, 8), here) && !file.opens_with(note(1, 8), here) && !file.opens_with(None, here));
+        file.source_system = Some(elsewhere);
+        assert!(!file.opens_with(note(1, 7), here));
+        file.opened_by = note(3, 9);
+        assert!(file.opens_with(note(3, 9), here) && !file.opens_with(note(4, 10), here));
     }
 
     #[test]

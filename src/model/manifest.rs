@@ -70,8 +70,12 @@ pub struct Manifest {
     pub writer: String,
     /// Version of the PostgreSQL server, for example `15.18`.
     pub server_version: String,
-    /// `None`: the file is not encrypted.
+    /// `None`: no passphrase opens the file.
     pub passphrase: Option<PassphraseNote>,
+    /// Fingerprints of the OpenPGP certificates whose secret keys open the file as well. Without these and without a passphrase
+    /// it is not encrypted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recipients: Vec<String>,
     pub resources: Vec<ResourceEntry>,
     pub tables: Vec<TableEntry>,
 }
@@ -142,6 +146,10 @@ pub struct SequenceState {
 }
 
 impl Manifest {
+    pub fn encrypted(&self) -> bool {
+        self.passphrase.is_some() || !self.recipients.is_empty()
+    }
+
     /// The text of `manifest.json`.
     pub fn to_json(&self) -> serde_json::Result<Vec<u8>> {
         serde_json::to_vec_pretty(self)

@@ -3,6 +3,7 @@
 //! Values only: no I/O, no async, no clock (`now` is always an argument). What comes from outside becomes one of
 //! these types in one place, and inside there are only valid values.
 
+pub mod archive;
 pub mod backup;
 pub mod catalog;
 pub mod copy;
@@ -24,8 +25,8 @@ pub use copy::{ContentDigest, CopyFormat, Piece};
 pub use event::Event;
 pub use failure::{Failure, Reason};
 pub use manifest::{EndRecord, Manifest};
-pub use name::{BackupId, FileName, OperationId, ResourceName, Sha256, TableName};
+pub use name::{BackupId, FileName, OperationId, ResourceName, Sha256, TableName, UploadId};
 pub use notice::Notice;
 pub use operation::Operation;
 pub use schedule::Schedule;
-pub use secret::Passphrase;
+pub use secret::{Opener, Passphrase, SecretKey, SessionKey};

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use chrono::{DateTime, NaiveDateTime, Utc};
+use chrono::{DateTime, Datelike, NaiveDateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -76,7 +76,8 @@ impl FromStr for BackupId {
     fn from_str(text: &str) -> Result<Self, Malformed> {
         let well_formed = || {
             let (time, suffix) = text.strip_prefix("b-")?.split_once('-')?;
-            NaiveDateTime::parse_from_str(time, Self::TIME).ok()?;
+            // Earlier times are those of no backup, and the earliest are none on the wire.
+            NaiveDateTime::parse_from_str(time, Self::TIME).ok().filter(|time| time.year() >= 1970)?;
             (time.len() == 16 && suffix.len() == SUFFIX_LENGTH && suffix.bytes().all(|b| SUFFIX_ALPHABET.contains(&b)))
                 .then_some(())
         };
@@ -111,6 +112,31 @@ impl FromStr for OperationId {
 impl fmt::Display for OperationId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+/// A file that a caller sends, and the process that takes it: `<process>.<id>`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct UploadId {
+    pub process: Uuid,
+    pub id: Uuid,
+}
+
+impl FromStr for UploadId {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let parse = || {
+            let (process, id) = text.split_once('.')?;
+            Some(Self { process: process.parse().ok()?, id: id.parse().ok()? })
+        };
+        parse().map_or_else(|| malformed(text, "the id of an upload, two UUIDs"), Ok)
+    }
+}
+
+impl fmt::Display for UploadId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.process, self.id)
     }
 }
 

@@ -52,6 +52,77 @@ impl Passphrase {
     }
 }
 
+/// An OpenPGP secret key (RFC 9580, 10.2) as `gpg --export-secret-keys` gives it, and the passphrase that protects it, if one
+/// does. Whether it is one is found out when it opens a file.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretKey {
+    bytes: Zeroizing<Vec<u8>>,
+    passphrase: Option<Passphrase>,
+}
+
+impl SecretKey {
+    pub const MAX_BYTES: usize = 64 << 10;
+
+    /// `None` where there are no bytes.
+    pub fn new(bytes: impl Into<Vec<u8>>, passphrase: Option<Passphrase>) -> Option<Self> {
+        let bytes = Zeroizing::new(bytes.into());
+        (!bytes.is_empty()).then_some(Self { bytes, passphrase })
+    }
+
+    /// The secret itself, for the cipher alone.
+    pub fn reveal(&self) -> (&[u8], Option<&Passphrase>) {
+        (&self.bytes, self.passphrase.as_ref())
+    }
+}
+
+/// The key of the data of one file. It is in no other, and is forgotten when the file is proven.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SessionKey(Zeroizing<Vec<u8>>);
+
+impl SessionKey {
+    pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
+        Self(Zeroizing::new(bytes.into()))
+    }
+
+    /// The secret itself, for the cipher alone.
+    pub fn reveal(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// What opens a file.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Opener {
+    Passphrase(Passphrase),
+    /// Of a recipient.
+    SecretKey(SecretKey),
+    SessionKey(SessionKey),
+}
+
+impl Opener {
+    /// What a caller sent: the secret key, which the passphrase belongs to then, or the passphrase.
+    pub fn new(passphrase: Option<Passphrase>, secret_key: impl Into<Vec<u8>>) -> Option<Self> {
+        match SecretKey::new(secret_key, passphrase.clone()) {
+            Some(key) => Some(Self::SecretKey(key)),
+            None => passphrase.map(Self::Passphrase),
+        }
+    }
+
+    pub fn passphrase(&self) -> Option<&Passphrase> {
+        if let Self::Passphrase(passphrase) = self { Some(passphrase) } else { None }
+    }
+}
+
+impl fmt::Debug for Opener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Passphrase(_) => "Passphrase",
+            Self::SecretKey(_) => "SecretKey",
+            Self::SessionKey(_) => "SessionKey",
+        })
+    }
+}
+
 impl fmt::Debug for Passphrase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Passphrase")
@@ -70,7 +141,12 @@ mod tests {
 
     #[test]
     fn debug_shows_nothing() {
-        assert_eq!(format!("{:?}", Passphrase::new("correct horse")), "Some(Passphrase)");
+        let passphrase = Passphrase::new("correct horse");
+        assert_eq!(format!("{passphrase:?}"), "Some(Passphrase)");
+        assert_eq!(format!("{:?}", Opener::new(passphrase.clone(), [])), "Some(Passphrase)");
+        assert_eq!(format!("{:?}", Opener::new(passphrase, *b"-----BEGIN")), "Some(SecretKey)");
+        assert_eq!(format!("{:?}", Opener::SessionKey(SessionKey::new([7; 32]))), "SessionKey");
+        assert_eq!(Opener::new(None, []), None);
     }
 
     #[test]

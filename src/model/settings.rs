@@ -32,11 +32,26 @@ impl Default for Retention {
     }
 }
 
+/// A certificate whose secret key, kept off-line, opens new backups. It is configured, and no caller changes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recipient {
+    /// In hexadecimal digits.
+    pub fingerprint: String,
+    /// Whose it is, as it says itself; empty: it does not.
+    pub user_id: String,
+    /// From then on nobody should encrypt to it.
+    pub expire_time: Option<DateTime<Utc>>,
+}
+
 /// How new backups are encrypted. Holds no secret: the passphrase rests sealed beside it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Encryption {
-    /// `None`: new backups are not encrypted.
+    /// `None`: no passphrase opens new backups.
     pub passphrase: Option<PassphraseNote>,
     /// Number of the last passphrase ever set; 0 when there has never been one.
     pub last_generation: u32,
+    /// Whether there were recipients when it was last changed. When they are gone by accident, and there is no passphrase, new
+    /// backups would silently be plain: they are refused instead.
+    #[serde(default)]
+    pub recipients: bool,
 }

@@ -12,14 +12,14 @@ use super::call::{BackupRequest, Caller};
 use super::proof::Hashing;
 use super::works::Work;
 use super::{Error, Holdfast, Result, new_operation_id, now};
-use crate::archive::{self, Writer};
+use crate::archive::{self, Protection, Writer};
 use crate::fault;
 use crate::folder::Draft;
 use crate::model::backup::{Backup, State, Trigger};
 use crate::model::manifest::{FormatVersion, SequenceState};
 use crate::model::operation::{BackupResult, Kind, Operation, Outcome, Phase, Progress};
 use crate::model::schedule::Driver;
-use crate::model::{BackupId, EndRecord, FileName, Manifest, Notice, OperationId, Passphrase, Piece, Sha256};
+use crate::model::{BackupId, EndRecord, FileName, Manifest, Notice, Opener, OperationId, Passphrase, Piece, SessionKey, Sha256};
 use crate::postgres::state::Request;
 use crate::postgres::{self, Snapshot};
 
@@ -34,6 +34,8 @@ struct Written {
     end: EndRecord,
     sha256: Sha256,
     bytes: u64,
+    /// Opens it where no passphrase does, until it is proven.
+    session_key: Option<SessionKey>,
 }
 
 /// A backup that is proven and does not have its name yet.
@@ -59,14 +61,14 @@ impl Holdfast {
         if scheduled && !self.schedule().await?.setting.value.enabled {
             return Err(Error::ScheduleDisabled);
         }
-        if let (false, Err(error)) = (scheduled, self.check_rate().await) {
+        if let Err(error) = self.check_rate(request.trigger).await {
             self.refused(caller, error.failure().reason);
             return Err(error);
         }
         self.check_volume().await?;
         self.check_space().await?;
         // A stored passphrase that does not open is better known now than at night.
-        self.passphrase().await?;
+        self.protection().await?;
         if request.validate_only {
             self.0.parts.state.inspect(&self.0.parts.catalog).await?;
             self.lock_is_free().await?;
@@ -94,9 +96,7 @@ impl Holdfast {
 
     async fn run_backup(&self, work: &Arc<Work>, about: &Operation, request: BackupRequest) -> Result<Outcome> {
         work.phase(Phase::Preparing, "Locks the tables and takes the snapshot.");
-        if request.trigger == Trigger::OnDemand {
-            self.check_rate().await?;
-        }
+        self.check_rate(request.trigger).await?;
         let Made { backup, draft, notices } = self.make(work, about, request.trigger, &request.description).await?;
         self.commit(work, "Publishes the file.").await?;
         let backup = self.publish(work, backup, draft).await?;
@@ -114,7 +114,7 @@ impl Holdfast {
     pub(super) async fn make(&self, work: &Arc<Work>, about: &Operation, trigger: Trigger, description: &str) -> Result<Made> {
         self.check_volume().await?;
         self.check_space().await?;
-        let (encryption, passphrase) = self.passphrase().await?;
+        let (note, protection) = self.protection().await?;
         let mut attempt = 1;
         let (manifest, notices, written) = loop {
             let manifest = |snapshot: &Snapshot| {
@@ -130,12 +130,13 @@ impl Holdfast {
                     system_id: self.0.system.id,
                     writer: concat!("holdfast ", env!("CARGO_PKG_VERSION")).to_owned(),
                     server_version: snapshot.server_version().to_owned(),
-                    passphrase: encryption.passphrase,
+                    passphrase: note,
+                    recipients: protection.recipients.fingerprints(),
                     resources,
                     tables,
                 }
             };
-            match self.write(work, manifest, passphrase.clone()).await {
+            match self.write(work, manifest, protection.clone()).await {
                 Err(Error::Database(postgres::Error::Locked(why))) if attempt < ATTEMPTS => {
                     tracing::warn!(operation_id = %about.id, ?why, "a table is locked; the backup begins again");
                     attempt += 1;
@@ -149,7 +150,8 @@ impl Holdfast {
             work.phase(Phase::Checking, "Reads the file back from the disk.");
         }
         let (proven, stopped) = (manifest.clone(), work.stopped());
-        let written = work.blocking(move || prove(written, &proven, passphrase.as_ref(), &stopped)).await??;
+        let written = work.blocking(move || prove(written, &proven, protection.passphrase, &stopped)).await??;
+        let notices = notices.into_iter().chain(self.notices_about_recipients()).collect();
         Ok(Made { backup: describe(about, &manifest, &written), draft: written.draft, notices })
     }
 
@@ -159,7 +161,7 @@ impl Holdfast {
         &self,
         work: &Arc<Work>,
         manifest: impl FnOnce(&Snapshot) -> Manifest,
-        passphrase: Option<Passphrase>,
+        protection: Protection,
     ) -> Result<(Manifest, Vec<Notice>, Written)> {
         let parts = &self.0.parts;
         let snapshot = Snapshot::begin(&parts.database, &parts.catalog).await?;
@@ -180,7 +182,7 @@ impl Holdfast {
         let (folder, operation, head) = (parts.folder.clone(), work.id(), manifest.clone());
         let writer = work.blocking(move || {
             fault::point("writing");
-            let writer = Writer::new(folder.draft(operation)?, passphrase.as_ref(), &head)?;
+            let writer = Writer::new(folder.draft(operation)?, &protection, &head)?;
             write_pieces(writer, incoming, at_end)
         });
         let reader = async {
@@ -268,11 +270,6 @@ impl Holdfast {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
-
-    pub(super) async fn check_volume(&self) -> Result<()> {
-        let (folder, volume) = (self.0.parts.folder.clone(), self.0.volume);
-        Ok(super::blocking(move || folder.check(volume)).await??)
-    }
 }
 
 fn write_pieces(
@@ -284,20 +281,22 @@ fn write_pieces(
         writer.piece(&piece)?;
     }
     let sequences = at_end.blocking_recv().map_err(|_| postgres::Error::BrokenOff)?;
-    let archive::Written { out, end, sha256, bytes } = writer.finish(sequences)?;
-    Ok(Written { draft: out, end, sha256, bytes })
+    let archive::Written { out, end, sha256, bytes, session_key } = writer.finish(sequences)?;
+    Ok(Written { draft: out, end, sha256, bytes, session_key })
 }
 
 /// Reads the file back from the disk and compares everything with what was sent.
 fn prove(
     mut written: Written,
     manifest: &Manifest,
-    passphrase: Option<&Passphrase>,
+    passphrase: Option<Passphrase>,
     stopped: &CancellationToken,
 ) -> Result<Written> {
+    let session_key = written.session_key.take().map(Opener::SessionKey);
+    let opener = passphrase.map(Opener::Passphrase).or(session_key);
     let mut file = Hashing::new(written.draft.read_back()?);
     let (found, end) =
-        archive::read(&mut file, passphrase, |_| if stopped.is_cancelled() { Err(Error::Interrupted) } else { Ok(()) })?;
+        archive::read(&mut file, opener.as_ref(), |_| if stopped.is_cancelled() { Err(Error::Interrupted) } else { Ok(()) })?;
     let (bytes, sha256) = file.finish().map_err(crate::folder::Error::from)?;
     if (&found, &end, bytes, sha256) == (manifest, &written.end, written.bytes, written.sha256) {
         Ok(written)
@@ -307,7 +306,7 @@ fn prove(
 }
 
 fn describe(about: &Operation, manifest: &Manifest, written: &Written) -> Backup {
-    let name = FileName::new(manifest.backup.clone(), written.sha256, manifest.passphrase.is_some());
+    let name = FileName::new(manifest.backup.clone(), written.sha256, manifest.encrypted());
     let mut backup = Backup::found(name, written.bytes, written.sha256, &about.caller);
     backup.learn(manifest, &written.end);
     let (trigger, operation) = (manifest.trigger, Some(about.id));

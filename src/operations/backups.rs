@@ -69,13 +69,12 @@ impl Holdfast {
             position: places.get(&stored.backup.id).copied(),
             // The next backup takes one place.
             next_to_expire: places.get(&stored.backup.id).is_some_and(|place| *place >= max_count),
-            current_passphrase: stored.backup.passphrase.is_some()
-                && stored.backup.source_system == Some(self.0.system.id)
-                && stored.backup.passphrase == encryption.value.passphrase,
+            current_passphrase: stored.backup.opens_with(encryption.value.passphrase, self.0.system.id),
             max_count,
             sequence: stored.sequence,
             register_time: stored.register_time,
             revision: stored.revision,
+            archive_time: stored.archive_time,
             backup: stored.backup,
         };
         Ok(stored.into_iter().map(listed).collect())

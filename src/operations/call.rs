@@ -8,15 +8,14 @@ use chrono_tz::Tz;
 use tokio::sync::mpsc;
 
 use crate::folder::Space;
+use crate::model::archive::ArchiveFacts;
 use crate::model::backup::{Backup, Trigger};
 use crate::model::catalog::Resource;
 pub use crate::model::event::Caller;
 use crate::model::schedule::{Driver, Recurrence, RunState};
-use crate::model::settings::{Encryption, Retention, Setting};
+use crate::model::settings::{Encryption, Recipient, Retention, Setting};
 use crate::model::verification::VerifyLevel;
-use crate::model::{
-    BackupId, Failure, FileName, Notice, Operation, OperationId, Passphrase, Reason, ResourceName, Schedule, Sha256,
-};
+use crate::model::{BackupId, Failure, FileName, Notice, Opener, Operation, OperationId, Reason, ResourceName, Schedule, Sha256};
 
 #[derive(Debug, Clone)]
 pub struct BackupRequest {
@@ -33,7 +32,7 @@ pub struct BackupRequest {
 #[derive(Debug, Clone)]
 pub struct RestoreRequest {
     pub backup: BackupId,
-    pub passphrase: Option<Passphrase>,
+    pub opener: Option<Opener>,
     /// Empty: all in the file.
     pub resources: Vec<ResourceName>,
     /// `None`: whatever the restore finds.
@@ -50,7 +49,7 @@ pub struct RestoreRequest {
 #[derive(Debug, Clone)]
 pub struct PreviewRequest {
     pub backup: BackupId,
-    pub passphrase: Option<Passphrase>,
+    pub opener: Option<Opener>,
     /// Empty: all in the file.
     pub resources: Vec<ResourceName>,
 }
@@ -59,7 +58,7 @@ pub struct PreviewRequest {
 pub struct VerifyRequest {
     pub backup: BackupId,
     pub level: VerifyLevel,
-    pub passphrase: Option<Passphrase>,
+    pub opener: Option<Opener>,
     /// Empty: none.
     pub request_id: String,
 }
@@ -110,6 +109,8 @@ pub struct Listed {
     pub sequence: i64,
     pub register_time: DateTime<Utc>,
     pub revision: i64,
+    /// When its file was proven in the archive, if it is there.
+    pub archive_time: Option<DateTime<Utc>>,
     /// Place in the retention queue, 1 for the newest; `None` where retention does not count it.
     pub position: Option<u32>,
     pub max_count: u32,
@@ -129,7 +130,18 @@ pub struct DownloadRequest {
     pub expected: Option<Sha256>,
 }
 
-/// A file on its way out. The channel is short: the next piece is read when the last one was taken.
+#[derive(Debug, Clone)]
+pub struct UploadRequest {
+    /// `None`: to be taken from the contents.
+    pub file_name: Option<FileName>,
+    pub size_bytes: u64,
+    pub sha256: Sha256,
+    pub description: String,
+    /// Empty: none.
+    pub request_id: String,
+}
+
+/// A file on its way out. The channel is short: the next piece but one is read when the last one was taken.
 #[derive(Debug)]
 pub struct Download {
     pub file_name: FileName,
@@ -142,7 +154,8 @@ pub struct Download {
 pub struct Chunk {
     pub offset: u64,
     pub data: Bytes,
-    pub crc32c: u32,
+    /// `None`: it was not sent.
+    pub crc32c: Option<u32>,
 }
 
 /// A change of the schedule; what is `None` stays as it is.
@@ -169,12 +182,19 @@ pub struct ScheduleState {
 #[derive(Debug, Clone, Default)]
 pub struct Figures {
     pub backups: Vec<Backup>,
+    /// Those of them whose file is in the archive and not here.
+    pub only_archived: u64,
+    /// `None`: there is no archive.
+    pub archive: Option<ArchiveFacts>,
     pub max_count: u32,
     pub schedule_enabled: bool,
     pub next_run: Option<DateTime<Utc>>,
     /// How many runs ended how, ever.
     pub runs: Vec<(RunState, u64)>,
-    pub encryption: Encryption,
+    /// Whether new backups are.
+    pub encrypted: bool,
+    /// 0: there is no passphrase in use.
+    pub passphrase_generation: u32,
     /// Unknown where the volume does not answer.
     pub space: Option<Space>,
 }
@@ -185,6 +205,12 @@ pub struct Run {
     pub planned_time: DateTime<Utc>,
     pub state: RunState,
     pub operation: Option<OperationId>,
+}
+
+#[derive(Debug, Clone)]
+pub struct EncryptionState {
+    pub setting: Setting<Encryption>,
+    pub recipients: Vec<Recipient>,
 }
 
 #[derive(Debug, Clone)]
@@ -218,4 +244,6 @@ pub struct SystemStatus {
     pub storage_available_bytes: u64,
     pub storage_used_bytes: u64,
     pub system_id: uuid::Uuid,
+    /// `None`: there is no archive.
+    pub archive: Option<ArchiveFacts>,
 }

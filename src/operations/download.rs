@@ -1,4 +1,5 @@
-//! Sending a file as it is on the volume. A reader that stalls holds no lock, no transaction and one piece of memory.
+//! Sending a file as it is on the volume. A slow reader holds a place, no lock, no transaction and two pieces of memory; one
+//! that stalls does not even keep the place.
 
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -20,8 +21,8 @@ impl Holdfast {
         let id = request.backup;
         let guard = self.0.in_use.read(&id).ok_or_else(|| Error::BackupInUse(id.clone()))?;
         let stored = self.0.parts.state.backup(&id).await?.ok_or_else(|| Error::BackupNotFound(id.clone()))?;
-        let backup = match stored.backup.state {
-            State::Invalid => stored.backup,
+        let mut backup = match stored.backup.state {
+            State::Invalid if !self.comes_back(&stored) => stored.backup,
             _ => self.ready_backup(&id).await?,
         };
         if request.expected.is_some_and(|expected| expected != backup.sha256) {
@@ -30,12 +31,22 @@ impl Holdfast {
         if request.offset > backup.size_bytes {
             return Err(Error::OffsetOutOfRange { offset: request.offset, size: backup.size_bytes });
         }
-        let transfer = self.0.clone();
-        let (folder, name) = (transfer.parts.folder.clone(), backup.file_name.clone());
-        let file = Arc::new(blocking(move || folder.read(&name)).await??);
+        let transfer = self.clone();
+        let name = backup.file_name.clone();
+        let again = name.clone();
+        let file = match self.ask_volume(move |folder| folder.read(&name)).await {
+            Err(error @ Error::Folder(folder::Error::Missing)) => {
+                backup = self.brought_back_instead(&backup, error).await?;
+                self.ask_volume(move |folder| folder.read(&again)).await?
+            }
+            file => file?,
+        };
+        let file = Arc::new(file);
         let mut offset = request.offset;
         let end = request.limit.map_or(backup.size_bytes, |limit| offset.saturating_add(limit).min(backup.size_bytes));
-        let (sender, chunks) = mpsc::channel(1);
+        // One place for a piece, and one for why there are no more: whoever stalled finds it there.
+        let (sender, chunks) = mpsc::channel(2);
+        let last_word = sender.clone().try_reserve_owned().map_err(|_| Error::Bug("a new channel is full"))?;
         let permit = self.0.transfers.clone().try_acquire_owned().map_err(|_| Error::TooManyTransfers)?;
         // Before the first byte: what cannot be told is not handed out.
         let event = Event::new("backup.downloaded", caller, backup_name(&id)).with("fileName", &backup.file_name);
@@ -43,6 +54,7 @@ impl Holdfast {
         tracing::info!(backup = %id, caller = caller.principal(), offset, "download begins");
         self.0.tasks.spawn(async move {
             let (_guard, _permit) = (guard, permit);
+            let mut pace = transfer.pace();
             while offset < end {
                 let length = CHUNK_BYTES.min(end - offset);
                 let from = file.clone();
@@ -50,20 +62,25 @@ impl Holdfast {
                     let mut data = vec![0; usize::try_from(length).unwrap_or(0)];
                     from.read_exact_at(&mut data, offset).map(|()| data)
                 });
-                let chunk = match read.await {
-                    Ok(Ok(data)) => Ok(Chunk { offset, crc32c: crc32c::crc32c(&data), data: Bytes::from(data) }),
-                    Ok(Err(error)) => Err(Error::from(folder::Error::from(error)).failure()),
-                    Err(error) => Err(error.failure()),
+                let read = read.await.and_then(|read| read.map_err(|error| folder::Error::from(error).into()));
+                let chunk = read.map(|data| Chunk { offset, crc32c: Some(crc32c::crc32c(&data)), data: Bytes::from(data) });
+                let sent = match chunk {
+                    Ok(chunk) => tokio::select! {
+                        sent = pace.keep(sender.send(Ok(chunk))) => sent,
+                        () = transfer.0.stopping.cancelled() => Err(Error::Draining),
+                    },
+                    Err(error) => Err(error),
                 };
-                let failed = chunk.is_err();
-                offset += length;
-                let sent = tokio::select! {
-                    sent = sender.send(chunk) => sent.is_ok(),
-                    () = transfer.stopping.cancelled() => false,
-                };
-                if failed || !sent {
-                    return;
+                match sent {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_gone)) => return,
+                    Err(error) => {
+                        last_word.send(Err(error.failure()));
+                        return;
+                    }
                 }
+                offset += length;
+                pace.moved(length);
             }
         });
         Ok(Download { file_name: backup.file_name, size_bytes: backup.size_bytes, sha256: backup.sha256, chunks })

@@ -1,12 +1,15 @@
 //! What happens, in which order. Every way in - calls, timer, recovery - ends here.
 //!
-//! Only this module joins `postgres`, `archive`, `folder`, `lock` and `webhook`, which do not know each other. The life of an
+//! Only this module joins `postgres`, `archive`, `folder`, `depot`, `lock` and `webhook`, of which only `depot` knows another, `folder`. The life of an
 //! operation is in [`work`]; what a backup and a restore do is in [`backup`] and [`restore`], from top to bottom.
 
 mod admission;
+mod archiving;
 mod backup;
 mod backups;
+mod bring_back;
 pub mod call;
+mod check;
 mod download;
 mod error;
 mod events;
@@ -28,6 +31,8 @@ mod seal;
 mod settings;
 mod source;
 mod sync;
+mod transfer;
+mod upload;
 mod verify;
 mod work;
 mod works;
@@ -44,6 +49,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use crate::archive::Unusable;
 use crate::folder::{self, Folder};
 use crate::lock::Keeper;
 use crate::model::schedule::Driver;
@@ -52,11 +58,16 @@ use crate::postgres::Database;
 use crate::postgres::state::{State, System};
 use crate::webhook::Webhook;
 
+pub use admission::Limits;
+pub use archiving::Archive;
+pub use check::Opened;
 pub use error::Error;
 pub use locks::Hosted;
 pub use seal::SealKey;
 
-type Result<T> = std::result::Result<T, Error>;
+pub use crate::archive::Recipients;
+
+type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// The service. Cheap to clone.
 #[derive(Clone)]
@@ -69,6 +80,8 @@ pub struct Parts {
     pub folder: Folder,
     pub catalog: Catalog,
     pub seal_key: SealKey,
+    /// Who opens new files with a secret key of their own.
+    pub recipients: Recipients,
     /// The maintenance lock, wherever it is hosted.
     pub locks: Keeper,
     /// The same, when this service hosts it for others.
@@ -79,10 +92,14 @@ pub struct Parts {
     pub scrub_period: Duration,
     /// Who starts scheduled backups.
     pub driver: Driver,
-    /// Most backups that callers may make within an hour; `None`: any number.
-    pub backups_per_hour: Option<u32>,
+    /// What callers may take.
+    pub limits: Limits,
+    /// A volume that is lost, and whose place the folder takes.
+    pub lost_volume: Option<Uuid>,
     /// Who is told of events.
     pub webhook: Option<Webhook>,
+    /// A second place for the files.
+    pub archive: Option<Archive>,
 }
 
 /// The parts, and what runs on them.
@@ -96,12 +113,15 @@ struct Running {
     holder_id: String,
     works: works::Works,
     in_use: in_use::InUse,
+    attempts: check::Attempts,
     refusals: events::Refusals,
     transfers: Arc<Semaphore>,
     previews: Arc<Semaphore>,
     waiters: Semaphore,
     /// Taken by whoever compares the folder with the catalog.
     syncing: Mutex<()>,
+    /// Taken by whoever looks whether the volume answers.
+    looking: Arc<Mutex<()>>,
     watchers: Arc<Semaphore>,
     tasks: TaskTracker,
     /// Restores that are committing.
@@ -111,7 +131,9 @@ struct Running {
 
 /// How long the end of the service waits for what rolls back; a database that does not answer must not delay it for longer.
 const ROLL_BACK: Duration = Duration::from_secs(7);
-/// Most downloads and verifications at a time.
+/// Longest time in which a volume answers; one that does not is taken for broken.
+const VOLUME_ANSWERS: Duration = Duration::from_secs(10);
+/// Most downloads, uploads and verifications at a time.
 const MAX_TRANSFERS: usize = 4;
 /// Most previews at a time: each holds a copy of what it looks at in the database.
 const MAX_PREVIEWS: usize = 2;
@@ -142,17 +164,20 @@ impl Holdfast {
             holder_id,
             works: works::Works::default(),
             in_use: in_use::InUse::default(),
+            attempts: check::Attempts::default(),
             refusals,
             transfers: Arc::new(Semaphore::new(MAX_TRANSFERS)),
             previews: Arc::new(Semaphore::new(MAX_PREVIEWS)),
             waiters: Semaphore::new(MAX_WAITERS),
             syncing: Mutex::new(()),
+            looking: Arc::default(),
             watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
             tasks: TaskTracker::new(),
             commits: TaskTracker::new(),
             stopping: CancellationToken::new(),
         };
         let holdfast = Self(Arc::new(running));
+        holdfast.note_recipients().await?;
         holdfast.always("recovery", Self::recover_always);
         holdfast.always("folder", Self::sync_at_start);
         holdfast.always("scrub", Self::scrub_always);
@@ -160,6 +185,9 @@ impl Holdfast {
         holdfast.0.tasks.spawn(holdfast.clone().write_refusals(waiting));
         if let Some(webhook) = holdfast.0.parts.webhook.clone() {
             holdfast.always("delivery", move |holdfast| holdfast.deliver_always(webhook.clone()));
+        }
+        if let Some(archive) = holdfast.0.parts.archive.clone() {
+            holdfast.always("archive", move |holdfast| holdfast.archive_always(archive.clone()));
         }
         Ok(holdfast)
     }
@@ -180,6 +208,14 @@ impl Holdfast {
     /// gives both the same; of several first starts at once one decides, and those with another folder learn it here.
     async fn volume(parts: &Parts, system: System) -> Result<Uuid> {
         let id = match system.volume {
+            Some(lost) if parts.lost_volume == Some(lost) && parts.folder.identity()?.is_none() => {
+                // A new id, so that this is said once: another folder without identity is one that is not mounted.
+                let new = Uuid::new_v4();
+                parts.state.replace_volume(lost, new).await?;
+                parts.folder.identify(new)?;
+                tracing::warn!(%lost, %new, "the backup volume was lost, and another has its place");
+                new
+            }
             Some(known) => known,
             None => {
                 if parts.folder.identity()?.is_none() {
@@ -192,7 +228,11 @@ impl Holdfast {
                 parts.state.set_volume(found).await?
             }
         };
-        parts.folder.check(id)?;
+        parts.folder.check(id).inspect_err(|error| {
+            if matches!(error, folder::Error::NotMounted) {
+                tracing::error!(volume = %id, "mount the backup volume; only when it is lost, and this folder is to have its place, set HOLDFAST_LOST_VOLUME to this id");
+            }
+        })?;
         Ok(id)
     }
 
@@ -202,6 +242,29 @@ impl Holdfast {
 
     pub async fn volume_works(&self) -> Result<()> {
         self.check_volume().await
+    }
+
+    async fn check_volume(&self) -> Result<()> {
+        let volume = self.0.volume;
+        self.ask_volume(move |folder| folder.check(volume)).await
+    }
+
+    /// Looks at the volume. One look at a time: a volume that hangs holds one thread, not one for each who asks.
+    async fn ask_volume<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Folder) -> std::result::Result<T, folder::Error> + Send + 'static,
+    ) -> Result<T> {
+        let (folder, looking) = (self.0.parts.folder.clone(), self.0.looking.clone());
+        let looked = async move {
+            let alone = looking.lock_owned().await;
+            blocking(move || {
+                let _alone = alone;
+                look(&folder)
+            })
+            .await
+        };
+        let hangs = |_| folder::Error::Unavailable(std::io::ErrorKind::TimedOut.into());
+        Ok(timeout(VOLUME_ANSWERS, looked).await.map_err(hangs)???)
     }
 
     /// Ends when the service is asked to stop; streams end with it.
@@ -241,6 +304,14 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 fn now() -> DateTime<Utc> {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
     Utc::now()
+}
+
+/// Reads the certificates of recipients, which must be valid now.
+///
+/// # Errors
+/// Which of them is not, and why.
+pub fn recipients(certificates: &[u8]) -> std::result::Result<Recipients, Unusable> {
+    Recipients::parse(certificates, now())
 }
 
 fn new_operation_id() -> OperationId {

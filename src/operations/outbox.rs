@@ -66,7 +66,7 @@ impl Holdfast {
 }
 
 /// Doubles from 1 s to 5 min; up to a half of it more by chance, so that receivers that come back are not met by all at once.
-fn pause(attempt: u32, chance: u32) -> Duration {
+pub(super) fn pause(attempt: u32, chance: u32) -> Duration {
     let base = SHORTEST.saturating_mul(1u32.checked_shl(attempt).unwrap_or(u32::MAX)).min(LONGEST);
     (base + base.mul_f64(f64::from(chance) / f64::from(u32::MAX) / 2.0)).min(LONGEST)
 }

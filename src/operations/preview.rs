@@ -25,7 +25,7 @@ impl Holdfast {
         self.accepting()?;
         self.not_taken_by_others().await?;
         let place = self.0.previews.clone().try_acquire_owned().map_err(|_| Error::TooManyTransfers)?;
-        let source = self.open(&request.backup, request.passphrase.as_ref(), &request.resources).await?;
+        let source = self.open(caller.principal(), &request.backup, request.opener.as_ref(), &request.resources).await?;
         let accepted = Operation::accepted(new_operation_id(), Kind::Preview, caller, "", now());
         let operation = Operation { target: Some(request.backup), ..accepted };
         let key = Request { request_id: None, digest: Vec::new() };
@@ -43,7 +43,7 @@ impl Holdfast {
         let begin = Restore::begin(&parts.database, &parts.catalog, Purpose::Preview, work.id(), caller, manifest, chosen);
         let mut restore = begin.await?;
         let end = source.load(work, &mut restore).await?;
-        self.note_contents(&source.backup, manifest, &end).await?;
+        self.note_contents(&source.backup, manifest, &end, source.opener.as_ref()).await?;
         work.phase(Phase::Checking, "Compares the file with the database.");
         let notices = foreseen(&mut restore, source, &end).await?;
         let changes = restore.compare(&end).await?;

@@ -10,10 +10,10 @@ use tokio::time::{sleep, timeout};
 use super::{Error, Holdfast, Result, now};
 use crate::fault;
 use crate::folder::Folder;
-use crate::model::OperationId;
 use crate::model::backup::{Backup, State};
 use crate::model::event::Caller;
 use crate::model::operation::{BackupResult, Kind, Operation, Outcome, Phase};
+use crate::model::{OperationId, UploadId};
 use crate::postgres;
 use crate::postgres::state::{Stored, Unfinished};
 
@@ -209,7 +209,7 @@ impl Holdfast {
     async fn settle(&self, backup: &Backup) -> Result<bool> {
         let parts = &self.0.parts;
         let (folder, name) = (parts.folder.clone(), backup.file_name.clone());
-        let published = super::blocking(move || folder.contains(&name)).await??;
+        let published = super::blocking(move || folder.confirm(&name)).await??;
         if published {
             parts.state.set_backup_state(&backup.id, State::Creating, State::Ready, "").await?;
             // Entered now, or before; gone when its owner lived and took it back.
@@ -241,11 +241,33 @@ impl Holdfast {
             }
         }
         let folder = parts.folder.clone();
-        for operation in super::blocking(move || folder.drafts()).await?? {
+        for operation in super::blocking(move || folder.drafts::<OperationId>()).await?? {
             if self.has_ended(operation).await? {
                 let folder = parts.folder.clone();
                 super::blocking(move || folder.discard(operation)).await??;
             }
+        }
+        self.discard_uploads().await
+    }
+
+    /// Removes what was sent to a process that is gone. One that only lost its sessions has a moment to come back; what this
+    /// one is sent goes with the call.
+    async fn discard_uploads(&self) -> Result<()> {
+        let folder = self.0.parts.folder.clone();
+        let mut uploads: Vec<UploadId> = super::blocking(move || folder.drafts()).await??;
+        for _ in 0..GONE {
+            let processes: Vec<_> = uploads.iter().map(|upload| upload.process).collect();
+            let gone = self.0.pulse.gone(&processes).await?;
+            uploads.retain(|upload| gone.contains(&upload.process));
+            if uploads.is_empty() {
+                return Ok(());
+            }
+            sleep(EVERY).await;
+        }
+        for upload in uploads {
+            tracing::info!(%upload, "the process that took an upload is gone; removing what was sent");
+            let folder = self.0.parts.folder.clone();
+            super::blocking(move || folder.discard(upload)).await??;
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! What can be backed up, and whether it could be now.
 
 use super::call::{ResourceState, SystemStatus};
-use super::{Error, Holdfast, Result, blocking};
+use super::{Error, Holdfast, Result};
 use crate::model::Notice;
 use crate::model::backup::{Backup, State, Trigger};
 use crate::model::catalog::Resource;
@@ -34,26 +34,29 @@ impl Holdfast {
         let obstacles: Vec<_> = obstacles.iter().map(Error::failure).collect();
         let mut backup_obstacles = obstacles.clone();
         backup_obstacles.extend(self.check_space().await.err().map(|error| error.failure()));
-        backup_obstacles.extend(self.passphrase().await.err().map(|error| error.failure()));
-        let folder = parts.folder.clone();
-        let space = blocking(move || folder.space()).await?.ok();
+        backup_obstacles.extend(self.protection().await.err().map(|error| error.failure()));
+        let volume = self.0.volume;
+        let space = self.ask_volume(move |folder| folder.check(volume).and_then(|()| folder.space())).await.ok();
         let backups = parts.state.backups().await?;
-        // One that was copied in is as old as it is; it is the latest only where there is no other.
+        // One that came from elsewhere is as old as it is; it is the latest only where there is no other.
         let good = |backup: &&Backup| backup.state == State::Ready && backup.trigger != Trigger::Safety;
         let all = || backups.iter().map(|stored| &stored.backup).filter(good);
-        let latest = all().find(|backup| backup.trigger != Trigger::Imported).or_else(|| all().next());
+        let newest_data = || all().filter(|backup| backup.known()).max_by_key(|backup| backup.snapshot_time);
+        let latest = all().find(|backup| backup.trigger.made_here()).or_else(newest_data);
+        let here = backups.iter().filter(|stored| stored.backup.state != State::Missing);
         Ok(SystemStatus {
             backup_obstacles,
             restore_obstacles: obstacles,
             active: parts.state.operations(100, None, true).await?,
             latest: latest.map(|backup| (backup.id.clone(), backup.snapshot_time)),
             next_run: self.schedule().await?.next_run,
-            encryption_enabled: self.encryption().await?.value.passphrase.is_some(),
+            encryption_enabled: !parts.recipients.is_empty() || self.encryption().await?.setting.value.passphrase.is_some(),
             backup_count: backups.len() as u64,
             storage_total_bytes: space.map_or(0, |space| space.total),
             storage_available_bytes: space.map_or(0, |space| space.available),
-            storage_used_bytes: backups.iter().map(|stored| stored.backup.size_bytes).sum(),
+            storage_used_bytes: here.map(|stored| stored.backup.size_bytes).sum(),
             system_id: self.0.system.id,
+            archive: self.archive_facts().await?,
         })
     }
 }

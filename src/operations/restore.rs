@@ -30,7 +30,7 @@ impl Holdfast {
         if let Some(operation) = self.known(caller.principal(), &key).await? {
             return Ok(Some(operation));
         }
-        let source = self.open(backup, request.passphrase.as_ref(), resources).await?;
+        let source = self.open(caller.principal(), backup, request.opener.as_ref(), resources).await?;
         check(&source.notices, acknowledged)?;
         if request.safety_backup {
             // Not only when everybody waits for it.
@@ -116,6 +116,9 @@ impl Holdfast {
         work.phase(Phase::Finishing, "Raises the sequences, gives up old safety backups.");
         if let Err(error) = parts.state.finish_sequences(&parts.catalog).await {
             tracing::warn!(%error, "sequences could not be raised yet; it is tried again until they are");
+        }
+        if let Err(error) = self.note_contents(&source.backup, manifest, &end, source.opener.as_ref()).await {
+            tracing::warn!(%error, "what is in the file could not be noted");
         }
         if let Err(error) = self.expire_safety().await {
             tracing::warn!(%error, "superfluous safety backups could not be deleted yet");

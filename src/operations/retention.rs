@@ -1,6 +1,7 @@
 //! Deleting backups: those that retention gives up, and those that a caller names.
 //!
-//! The catalog says DELETING first, then the file goes, then the row; an interruption is finished at the next start.
+//! The catalog says DELETING first, then the file goes, then the row; an interruption is finished at the next start. What is in
+//! the archive stays there and in the catalog: nobody who calls can delete from the archive.
 
 use std::collections::HashMap;
 
@@ -54,6 +55,10 @@ impl Holdfast {
         if stored.backup.state == State::Creating {
             return Err(Error::BackupInUse(id.clone()));
         }
+        if stored.backup.state == State::Missing && stored.archive_time.is_some() && self.0.parts.archive.is_some() {
+            let problem = "its file is in the archive only, from where no call deletes".to_owned();
+            return Err(Error::BackupNotReady(id.clone(), problem));
+        }
         self.remove(id, stored.backup.state, revision, ("backup.deleted", caller)).await?;
         tracing::info!(backup = %id, caller = caller.principal(), "backup deleted");
         Ok(())
@@ -79,9 +84,8 @@ impl Holdfast {
         if state != State::Deleting && !parts.state.move_backup(id, states, revision, "", &event).await? {
             return Err(Error::BackupInUse(id.clone()));
         }
-        let (folder, name) = (parts.folder.clone(), stored.backup.file_name);
-        super::blocking(move || folder.remove(&name)).await??;
-        parts.state.forget_backup(id, State::Deleting).await?;
-        Ok(())
+        let name = stored.backup.file_name;
+        self.ask_volume(move |folder| folder.remove(&name)).await?;
+        self.leave(id, State::Deleting).await
     }
 }

@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use super::verify::look_at_file;
 use super::{Error, Holdfast, Result};
-use crate::model::Passphrase;
+use crate::model::Opener;
 use crate::model::backup::Backup;
 use crate::model::verification::{Verification, VerifyLevel};
 
@@ -49,16 +49,19 @@ impl Holdfast {
 
     async fn scrubbed(&self, backup: Backup) -> Result<()> {
         self.check_volume().await?;
-        let (level, passphrase) = match self.passphrase().await {
+        let system = self.0.system.id;
+        let (level, opener) = match self.passphrase().await {
             _ if !backup.encrypted() => (VerifyLevel::Contents, None),
-            // Of one that was never opened it is not known whether this opens it.
-            Ok((encryption, Some(passphrase))) if backup.uid.is_none() || backup.passphrase == encryption.passphrase => {
-                (VerifyLevel::Contents, Some(passphrase))
+            // Of one of another system, or that was never opened, it is not known whether this opens it.
+            Ok((encryption, Some(passphrase)))
+                if backup.source_system != Some(system) || backup.opens_with(encryption.passphrase, system) =>
+            {
+                (VerifyLevel::Contents, Some(Opener::Passphrase(passphrase)))
             }
             _ => (VerifyLevel::Checksum, None),
         };
-        let (level, looked) = match self.look_out_of_the_way(&backup, level, passphrase).await {
-            Err(Error::PassphraseIncorrect(_)) => {
+        let (level, looked) = match self.look_out_of_the_way(&backup, level, opener.clone()).await {
+            Err(Error::PassphraseIncorrect(_) | Error::SecretKeyRequired(_)) => {
                 let level = VerifyLevel::Checksum;
                 (level, self.look_out_of_the_way(&backup, level, None).await?)
             }
@@ -72,7 +75,7 @@ impl Holdfast {
         let verification = Verification { backup: backup.id.clone(), level, checks, notices: Vec::new() };
         self.note_verification(None, &verification).await?;
         match contents {
-            Some((manifest, end)) => self.note_contents(&backup, &manifest, &end).await,
+            Some((manifest, end)) => self.note_contents(&backup, &manifest, &end, opener.as_ref()).await,
             None => Ok(()),
         }
     }
@@ -82,7 +85,7 @@ impl Holdfast {
         &self,
         backup: &Backup,
         level: VerifyLevel,
-        passphrase: Option<Passphrase>,
+        opener: Option<Opener>,
     ) -> Result<super::verify::Looked> {
         let (folder, backup, stopped) = (self.0.parts.folder.clone(), backup.clone(), self.stopping());
         let (sender, looked) = oneshot::channel();
@@ -91,7 +94,7 @@ impl Holdfast {
                 tracing::debug!(%error, "the scrub has the priority of everybody else");
             }
             // Nobody is interested any more when the service stops.
-            let _ = sender.send(look_at_file(&folder, &backup, level, passphrase.as_ref(), &stopped));
+            let _ = sender.send(look_at_file(&folder, &backup, level, opener.as_ref(), &stopped));
         };
         let thread = std::thread::Builder::new().name("scrub".into()).spawn(look);
         thread.map_err(|_| Error::Bug("no thread can be started"))?;

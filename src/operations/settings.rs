@@ -1,17 +1,24 @@
 //! Settings that callers change: schedule, retention, encryption. A change is written before it is answered.
 
-use super::call::{Caller, RetentionState, Run, ScheduleChange, ScheduleState};
+use chrono::SecondsFormat;
+
+use super::call::{Caller, EncryptionState, RetentionState, Run, ScheduleChange, ScheduleState};
 use super::{Error, Holdfast, Result, blocking, now};
-use crate::archive::{self, Writer};
+use crate::archive::{self, Protection, Writer};
+use crate::fault;
 use crate::model::backup::Trigger;
 use crate::model::manifest::{FormatVersion, PassphraseNote};
+use crate::model::notice::Severity;
 use crate::model::schedule::{Driver, Recurrence};
-use crate::model::settings::{Encryption, Retention, Setting};
-use crate::model::{BackupId, Event, Manifest, Passphrase, Schedule};
+use crate::model::settings::{Encryption, Recipient, Retention, Setting};
+use crate::model::{BackupId, Event, Manifest, Notice, Opener, Passphrase, Schedule};
 
 const SCHEDULE: &str = "schedule";
 const RETENTION: &str = "retention";
 const ENCRYPTION: &str = "encryption";
+
+/// How long before its end a certificate is told of.
+const EXPIRES_SOON: chrono::TimeDelta = chrono::TimeDelta::days(90);
 
 impl Holdfast {
     pub async fn schedule(&self) -> Result<ScheduleState> {
@@ -95,20 +102,23 @@ impl Holdfast {
         self.retention().await
     }
 
-    pub async fn encryption(&self) -> Result<Setting<Encryption>> {
-        Ok(self.0.parts.state.setting(ENCRYPTION).await?.0)
+    pub async fn encryption(&self) -> Result<EncryptionState> {
+        let (setting, _) = self.0.parts.state.setting(ENCRYPTION).await?;
+        Ok(EncryptionState { setting, recipients: self.0.parts.recipients.iter().cloned().collect() })
     }
 
-    /// Changes the passphrase for new backups; `None` switches encryption off. Files made earlier keep theirs.
+    /// Changes the passphrase for new backups. `None`: none opens them; they are not encrypted then, or, where there are
+    /// recipients, to these only. Files made earlier keep theirs.
     pub async fn set_encryption(
         &self,
         caller: &Caller,
         passphrase: Option<Passphrase>,
         revision: Option<i64>,
-    ) -> Result<Setting<Encryption>> {
+    ) -> Result<EncryptionState> {
+        let recipients = !self.0.parts.recipients.is_empty();
         let (present, sealed): (Setting<Encryption>, _) = self.0.parts.state.setting(ENCRYPTION).await?;
         let (value, secret) = match passphrase {
-            None => (Encryption { passphrase: None, ..present.value }, None),
+            None => (Encryption { passphrase: None, recipients, ..present.value }, None),
             Some(passphrase) => {
                 passphrase.strength()?;
                 let unchanged = match (present.value.passphrase, sealed) {
@@ -116,7 +126,7 @@ impl Holdfast {
                     _ => false,
                 };
                 if unchanged {
-                    return Ok(present);
+                    return self.encryption().await;
                 }
                 let generation = present.value.last_generation + 1;
                 let note = PassphraseNote { generation, set_time: now() };
@@ -125,18 +135,26 @@ impl Holdfast {
                     return Err(Error::SealBroken);
                 }
                 let system = self.0.system.id;
-                blocking(move || probe(&passphrase, system, note)).await??;
-                (Encryption { passphrase: Some(note), last_generation: generation }, Some(sealed))
+                let protection = Protection { passphrase: Some(passphrase), recipients: self.0.parts.recipients.clone() };
+                blocking(move || probe(protection, system, note)).await??;
+                (Encryption { passphrase: Some(note), last_generation: generation, recipients }, Some(sealed))
             }
         };
         let event = match value.passphrase {
+            None if recipients => {
+                Event::new("encryption.changed", caller, "settings/encryption").with("recipients", self.fingerprints())
+            }
             None => Event::new("encryption.disabled", caller, "settings/encryption"),
             Some(note) => {
                 Event::new("encryption.changed", caller, "settings/encryption").with("passphraseGeneration", note.generation)
             }
         };
         self.change(ENCRYPTION, "encryption", &value, secret.as_deref(), revision, present.revision, &event).await?;
-        tracing::info!(caller = caller.principal(), encrypted = value.passphrase.is_some(), "encryption of new backups changed");
+        tracing::info!(
+            caller = caller.principal(),
+            encrypted = value.passphrase.is_some() || recipients,
+            "encryption of new backups changed"
+        );
         self.encryption().await
     }
 
@@ -149,6 +167,66 @@ impl Holdfast {
             (Some(_), None) => return Err(Error::SealBroken),
         };
         Ok((setting.value, passphrase))
+    }
+
+    /// How new backups are encrypted, and which passphrase that is.
+    ///
+    /// # Errors
+    /// `RecipientsMissing` rather than no encryption.
+    pub(super) async fn protection(&self) -> Result<(Option<PassphraseNote>, Protection)> {
+        let (encryption, passphrase) = self.passphrase().await?;
+        let protection = Protection { passphrase, recipients: self.0.parts.recipients.clone() };
+        if encryption.recipients && !protection.encrypts() {
+            return Err(Error::RecipientsMissing);
+        }
+        Ok((encryption.passphrase, protection))
+    }
+
+    /// Remembers at the start that there are recipients, so that it is noticed when they are gone, and tells who they are.
+    pub(super) async fn note_recipients(&self) -> Result<()> {
+        let (setting, sealed): (Setting<Encryption>, _) = self.0.parts.state.setting(ENCRYPTION).await?;
+        let recipients = &self.0.parts.recipients;
+        for Recipient { fingerprint, user_id, expire_time } in recipients.iter() {
+            let expire_time = expire_time.map(|time| time.to_rfc3339());
+            tracing::info!(fingerprint, user_id, expire_time, "new backups are encrypted to this recipient as well");
+        }
+        for notice in self.notices_about_recipients() {
+            tracing::warn!(recipient = notice.subject, "{}", notice.message);
+        }
+        match (recipients.is_empty(), setting.value.recipients) {
+            (true, true) => tracing::warn!("new backups were encrypted to recipients, and none are configured any more"),
+            (false, false) => {
+                let value = Encryption { recipients: true, ..setting.value };
+                let caller = Caller::internal("configuration");
+                let event =
+                    Event::new("encryption.changed", &caller, "settings/encryption").with("recipients", self.fingerprints());
+                let noted =
+                    self.change(ENCRYPTION, "encryption", &value, sealed.as_deref(), None, setting.revision, &event).await;
+                // Another replica, or a caller, was faster.
+                if !matches!(noted, Err(Error::EtagMismatch(_))) {
+                    return noted;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn fingerprints(&self) -> String {
+        self.0.parts.recipients.fingerprints().join(",")
+    }
+
+    /// What somebody should do about recipients.
+    pub(super) fn notices_about_recipients(&self) -> Vec<Notice> {
+        let soon = |recipient: &&Recipient| recipient.expire_time.is_some_and(|time| time < now() + EXPIRES_SOON);
+        let notice = |recipient: &Recipient| {
+            let time = recipient.expire_time.unwrap_or_default().to_rfc3339_opts(SecondsFormat::Secs, true);
+            let message = format!("The certificate {} of a recipient expires at {time}.", recipient.fingerprint);
+            Notice::new(Severity::Warning, "RECIPIENT_EXPIRES", message).about(&recipient.fingerprint).instructions(
+                "Extend it (gpg --quick-set-expire), export it again, and replace the file; from then on the service does not start with it.",
+            )
+        };
+        self.0.parts.recipients.iter().filter(soon).map(notice).collect()
     }
 
     fn unseal(&self, sealed: &[u8], note: PassphraseNote) -> Result<Passphrase> {
@@ -178,7 +256,8 @@ impl Holdfast {
 }
 
 /// Encrypts and decrypts a small file, so that no backup is the first to find out that it does not work.
-fn probe(passphrase: &Passphrase, system_id: uuid::Uuid, note: PassphraseNote) -> Result<()> {
+fn probe(protection: Protection, system_id: uuid::Uuid, note: PassphraseNote) -> Result<()> {
+    fault::point("probing");
     let manifest = Manifest {
         format_version: FormatVersion::PRESENT,
         backup: BackupId::new(note.set_time, uuid::Uuid::nil()),
@@ -191,10 +270,12 @@ fn probe(passphrase: &Passphrase, system_id: uuid::Uuid, note: PassphraseNote) -
         writer: "holdfast".into(),
         server_version: String::new(),
         passphrase: Some(note),
+        recipients: protection.recipients.fingerprints(),
         resources: Vec::new(),
         tables: Vec::new(),
     };
-    let written = Writer::new(Vec::new(), Some(passphrase), &manifest)?.finish(Vec::new())?;
-    let (read, end) = archive::read::<Error>(written.out.as_slice(), Some(passphrase), |_| Ok(()))?;
+    let written = Writer::new(Vec::new(), &protection, &manifest)?.finish(Vec::new())?;
+    let opener = protection.passphrase.map(Opener::Passphrase);
+    let (read, end) = archive::read::<Error>(written.out.as_slice(), opener.as_ref(), |_| Ok(()))?;
     if read == manifest && end == written.end { Ok(()) } else { Err(Error::ReadBack) }
 }

@@ -14,10 +14,11 @@ use super::proof::Hashing;
 use super::works::Work;
 use super::{Error, Holdfast, Result, blocking};
 use crate::archive::{self, Part};
+use crate::folder;
 use crate::model::backup::{Backup, State, Trigger};
 use crate::model::notice::Severity;
 use crate::model::operation::{Phase, Progress};
-use crate::model::{BackupId, EndRecord, Manifest, Notice, Passphrase, Piece, ResourceName};
+use crate::model::{BackupId, EndRecord, Manifest, Notice, Opener, Piece, ResourceName};
 use crate::postgres::{self, Restore};
 
 /// Pieces on their way from the file to the database.
@@ -27,7 +28,7 @@ const PIECES_IN_FLIGHT: usize = 2;
 pub struct Source {
     file: File,
     pub backup: Backup,
-    passphrase: Option<Passphrase>,
+    pub opener: Option<Opener>,
     pub manifest: Manifest,
     /// Resources to restore, in the order of the catalog.
     pub chosen: Vec<ResourceName>,
@@ -43,30 +44,23 @@ impl Holdfast {
     /// writing.
     pub(super) async fn open(
         &self,
+        who: &str,
         id: &BackupId,
-        passphrase: Option<&Passphrase>,
+        opener: Option<&Opener>,
         resources: &[ResourceName],
     ) -> Result<Source> {
         let parts = &self.0.parts;
         let in_use = self.0.in_use.read(id).ok_or_else(|| Error::BackupInUse(id.clone()))?;
-        let backup = self.ready_backup(id).await?;
-        let (folder, name, passphrase) = (parts.folder.clone(), backup.file_name.clone(), passphrase.cloned());
-        let (size, sha256, note) = (backup.size_bytes, backup.sha256, backup.passphrase);
-        let (file, manifest, passphrase) = blocking(move || {
-            let mut file = folder.read(&name)?;
-            // The digest first: it tells a damaged file from a wrong passphrase.
-            if Hashing::new(&mut file).finish().map_err(crate::folder::Error::from)? != (size, sha256) {
-                return Err(Error::Damaged("its SHA-256 is not that of its name".into()));
+        let mut backup = self.ready_backup(id).await?;
+        let (file, manifest) = match self.open_file(who, &backup, opener).await {
+            Err(error @ (Error::Damaged(_) | Error::Folder(folder::Error::Missing))) => {
+                // The archive may have it whole.
+                backup = self.brought_back_instead(&backup, error).await?;
+                self.open_file(who, &backup, opener).await?
             }
-            file.seek(SeekFrom::Start(0)).map_err(crate::folder::Error::from)?;
-            let manifest = archive::manifest(&file, passphrase.as_ref()).map_err(|error| match Error::from(error) {
-                Error::PassphraseRequired(_) => Error::PassphraseRequired(note),
-                Error::PassphraseIncorrect(_) => Error::PassphraseIncorrect(note),
-                error => error,
-            })?;
-            Ok((file, manifest, passphrase))
-        })
-        .await??;
+            opened => opened?,
+        };
+        let opener = opener.cloned();
 
         let in_file = |name: &ResourceName| manifest.resources.iter().any(|resource| resource.name == *name);
         let in_catalog = parts.catalog.resources().iter().map(|resource| &resource.name);
@@ -89,7 +83,45 @@ impl Holdfast {
         }
         let drift = postgres::compatible(&schema, &manifest, &chosen)?;
         let notices = self.notices_about(&manifest, &kept).into_iter().chain(drift.iter().cloned()).collect();
-        Ok(Source { file, backup, passphrase, manifest, chosen, notices, drift, _in_use: in_use })
+        Ok(Source { file, backup, opener, manifest, chosen, notices, drift, _in_use: in_use })
+    }
+
+    /// Opens a file, and proves it by its digest.
+    async fn open_file(&self, who: &str, backup: &Backup, opener: Option<&Opener>) -> Result<(File, Manifest)> {
+        if opener.is_some() && backup.encrypted() {
+            self.0.attempts.check(who, &backup.id)?;
+        }
+        let (holdfast, who, about, opener) = (self.clone(), who.to_owned(), backup.clone(), opener.cloned());
+        let name = backup.file_name.clone();
+        let mut file = self.ask_volume(move |folder| folder.read(&name)).await?;
+        blocking(move || {
+            // The digest first: it tells a damaged file from a wrong passphrase.
+            if Hashing::new(&mut file).finish().map_err(folder::Error::from)? != (about.size_bytes, about.sha256) {
+                return Err(Error::Damaged("its SHA-256 is not that of its name".into()));
+            }
+            file.seek(SeekFrom::Start(0)).map_err(folder::Error::from)?;
+            let open = || archive::manifest(&file, opener.as_ref()).map_err(|error| Error::from(error).about(&about));
+            let manifest = holdfast.0.attempts.attempt(&who, &about.id, open)?;
+            Ok((file, manifest))
+        })
+        .await?
+    }
+
+    /// A backup that was thought good, and whose file could not be used: noted as what it is, and brought back.
+    ///
+    /// # Errors
+    /// `error`, when the archive does not have it, or the file is as it should be.
+    pub(super) async fn brought_back_instead(&self, backup: &Backup, error: Error) -> Result<Backup> {
+        let archived =
+            async || Ok::<_, Error>(self.0.parts.state.backup(&backup.id).await?.filter(|stored| stored.archive_time.is_some()));
+        if self.0.parts.archive.is_none() || archived().await?.is_none() {
+            return Err(error);
+        }
+        self.look_again(backup).await?;
+        match archived().await?.filter(|stored| self.comes_back(stored)) {
+            Some(_) => self.ready_backup(&backup.id).await,
+            None => Err(error),
+        }
     }
 
     fn notices_about(&self, manifest: &Manifest, kept: &[ResourceName]) -> Vec<Notice> {
@@ -109,16 +141,21 @@ impl Holdfast {
             notice
                 .instructions("Make sure that this is the file you mean: its accounts and secrets replace those of this system.")
         });
-        let plain = manifest.passphrase.is_none();
-        let plain = plain.then(|| Notice::new(Severity::Info, "NOT_ENCRYPTED", "The file is not encrypted."));
+        let plain = (!manifest.encrypted()).then(|| Notice::new(Severity::Info, "NOT_ENCRYPTED", "The file is not encrypted."));
         other.into_iter().chain(skipped).chain(kept).chain(plain).collect()
     }
 
+    /// The backup, which can be used. Its file is brought back from the archive where it has to be.
     pub(super) async fn ready_backup(&self, id: &BackupId) -> Result<Backup> {
-        let stored = self.0.parts.state.backup(id).await?.ok_or_else(|| Error::BackupNotFound(id.clone()))?;
+        let find = async || self.0.parts.state.backup(id).await?.ok_or_else(|| Error::BackupNotFound(id.clone()));
+        let mut stored = find().await?;
+        if self.comes_back(&stored) {
+            self.have_brought_back(id).await?;
+            stored = find().await?;
+        }
         match stored.backup.state {
             State::Ready => Ok(stored.backup),
-            State::Missing => Err(crate::folder::Error::Missing.into()),
+            State::Missing => Err(folder::Error::Missing.into()),
             State::Creating => Err(Error::BackupNotReady(id.clone(), "it is being made".into())),
             State::Deleting => Err(Error::BackupNotReady(id.clone(), "it is being deleted".into())),
             State::Invalid => Err(Error::BackupNotReady(id.clone(), stored.backup.state_detail)),
@@ -145,9 +182,9 @@ impl Source {
             owner.map(|resource| &resource.name)
         };
         let (pieces, incoming) = mpsc::channel(PIECES_IN_FLIGHT);
-        let (backup, passphrase, expected) = (self.backup.clone(), self.passphrase.clone(), self.manifest.clone());
+        let (backup, opener, expected) = (self.backup.clone(), self.opener.clone(), self.manifest.clone());
         let file = self.file.try_clone().map_err(crate::folder::Error::from)?;
-        let reader = work.blocking(move || read_pieces(file, &backup, passphrase.as_ref(), &expected, pieces));
+        let reader = work.blocking(move || read_pieces(file, &backup, opener.as_ref(), &expected, pieces));
         let loader = async {
             // Gone when the loader is: a reader that waits for a place in the channel must learn of it.
             let mut incoming = incoming;
@@ -198,13 +235,13 @@ fn missing(
 fn read_pieces(
     mut file: File,
     backup: &Backup,
-    passphrase: Option<&Passphrase>,
+    opener: Option<&Opener>,
     expected: &Manifest,
     pieces: mpsc::Sender<Piece>,
 ) -> Result<EndRecord> {
     file.seek(SeekFrom::Start(0)).map_err(crate::folder::Error::from)?;
     let mut file = Hashing::new(file);
-    let (manifest, end) = archive::read(&mut file, passphrase, |part| match part {
+    let (manifest, end) = archive::read(&mut file, opener, |part| match part {
         Part::Manifest(_) => Ok(()),
         Part::Piece(piece) => pieces.blocking_send(piece).map_err(|_| Error::Database(postgres::Error::BrokenOff)),
     })?;

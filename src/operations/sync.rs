@@ -1,7 +1,7 @@
 //! The folder is the truth, the catalog an index: files that were copied in enter it, those that are gone are marked.
 
 use std::collections::HashMap;
-use std::io::{Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -9,12 +9,13 @@ use tokio_util::sync::CancellationToken;
 use super::call::{Caller, Rejected, Synced};
 use super::verify::{hash, look_at_file};
 use super::{Error, Holdfast, Result, blocking};
-use crate::archive;
+use crate::archive::{self, Error as Unreadable};
 use crate::folder::{self, Contents, Folder};
 use crate::model::backup::{Backup, State};
 use crate::model::event::{Event, backup_name};
+use crate::model::manifest::PassphraseNote;
 use crate::model::verification::VerifyLevel;
-use crate::model::{BackupId, EndRecord, FileName, Manifest, Passphrase, Reason};
+use crate::model::{BackupId, EndRecord, FileName, Manifest, Opener, Reason, Sha256};
 use crate::postgres::state::Stored;
 
 /// Most files that are not taken for backups and are told of one by one.
@@ -67,8 +68,8 @@ impl Holdfast {
         }
     }
 
-    /// Enters files that were copied in, oldest first, marks those that are gone, and finds those that are back. What is not a
-    /// whole backup file is left alone. What was done before an error stays done.
+    /// Enters files that were copied in, oldest first, marks those that are gone, and finds those that are back; then enters those
+    /// that only the archive has. What is not a whole backup file is left alone. What was done before an error stays done.
     pub async fn sync_backups(&self, caller: &Caller) -> Result<Synced> {
         self.accepting()?;
         let _alone = self.0.syncing.lock().await;
@@ -92,13 +93,21 @@ impl Holdfast {
                     let detail = format!("Another file is backup {} already.", name.id());
                     all_rejected.push(rejected(name.to_string(), Reason::BackupAlreadyExists, detail));
                 }
-                None => match self.examine(caller, &name).await? {
+                None => match self.look(caller, &name).await? {
                     Examined::Whole(backup) => {
                         let event = Event::new("backup.imported", caller, backup_name(&backup.id));
                         let event = event.with("fileName", &backup.file_name).with("sha256", backup.sha256);
                         if self.0.parts.state.import(&backup, &event).await? {
                             tracing::info!(backup = %backup.id, "a file that was found in the backup folder is in the catalog now");
                             entered.push(backup.id);
+                        } else {
+                            // It was found in the archive meanwhile.
+                            let stored = self.0.parts.state.backup(&backup.id).await?;
+                            let missed =
+                                |stored: &Stored| stored.backup.state == State::Missing && stored.backup.file_name == name;
+                            if let Some(stored) = stored.filter(missed) {
+                                self.note_presence(caller, &stored.backup, State::Ready, "", "backup.recovered").await?;
+                            }
                         }
                     }
                     Examined::Not(why) => all_rejected.push(why),
@@ -106,6 +115,7 @@ impl Holdfast {
                 },
             }
         }
+        entered.extend(self.sync_archive(caller).await);
         let rejected_count = all_rejected.len() as u64;
         all_rejected.truncate(MAX_REJECTED);
         let imported = match entered.is_empty() {
@@ -160,18 +170,18 @@ impl Holdfast {
     }
 
     /// What a file is that has the name of a backup.
-    async fn examine(&self, caller: &Caller, name: &FileName) -> Result<Examined> {
+    async fn look(&self, caller: &Caller, name: &FileName) -> Result<Examined> {
         // Without it no more is known of an encrypted file than its name; a wrong one is nobody's fault.
-        let passphrase = self.passphrase().await.ok().and_then(|(_, passphrase)| passphrase);
+        let (encryption, passphrase) = self.passphrase().await.unwrap_or_default();
+        let opener = passphrase.map(Opener::Passphrase);
         let (folder, of, creator, stopped) =
             (self.0.parts.folder.clone(), name.clone(), caller.principal().to_owned(), self.stopping());
-        let examined =
-            blocking(move || examine(&folder, of, passphrase.as_ref(), &creator, &stopped)).await.and_then(|found| found);
+        let examined = blocking(move || look(&folder, of, opener.as_ref(), &creator, &stopped)).await.and_then(|found| found);
         match examined {
-            Ok(Some(backup)) => Ok(Examined::Whole(Box::new(backup))),
+            Ok(Some(backup)) => Ok(Examined::Whole(Box::new(opened_by(backup, encryption.passphrase)))),
             Ok(None) => Ok(Examined::Gone),
             // A damaged file may make a parser panic.
-            Err(error @ (Error::Damaged(_) | Error::NewerFormat { .. } | Error::Bug(_))) => {
+            Err(error @ (Error::NotABackup(_) | Error::Damaged(_) | Error::NewerFormat { .. } | Error::Bug(_))) => {
                 let failure = error.failure();
                 let reason = if failure.reason == Reason::Internal { Reason::BackupCorrupted } else { failure.reason };
                 Ok(Examined::Not(rejected(name.to_string(), reason, failure.message)))
@@ -180,13 +190,20 @@ impl Holdfast {
         }
     }
 
-    /// Keeps what a file that was found in the folder says of itself, now that somebody has opened it.
-    pub(super) async fn note_contents(&self, backup: &Backup, manifest: &Manifest, end: &EndRecord) -> Result<()> {
+    /// Keeps what a file that was found in the folder says of itself, now that somebody has opened it with this.
+    pub(super) async fn note_contents(
+        &self,
+        backup: &Backup,
+        manifest: &Manifest,
+        end: &EndRecord,
+        opener: Option<&Opener>,
+    ) -> Result<()> {
         if backup.uid.is_none() {
             let mut backup = backup.clone();
             backup.learn(manifest, end);
             self.0.parts.state.note_contents(&backup).await?;
         }
+        self.note_opened(backup, opener).await?;
         Ok(())
     }
 }
@@ -195,11 +212,11 @@ fn rejected(file_name: String, reason: Reason, detail: impl Into<String>) -> Rej
     Rejected { file_name, reason, detail: detail.into() }
 }
 
-/// Reads a whole file: against the digest in its name, and what is in it where the passphrase opens it.
-fn examine(
+/// Reads a whole file of the folder, against the digest in its name.
+fn look(
     folder: &Folder,
     name: FileName,
-    passphrase: Option<&Passphrase>,
+    opener: Option<&Opener>,
     creator: &str,
     stopped: &CancellationToken,
 ) -> Result<Option<Backup>> {
@@ -211,18 +228,81 @@ fn examine(
     if !name.proves(sha256) {
         return Err(Error::Damaged("its SHA-256 is not that of its name; it may not be copied to its end yet".into()));
     }
-    let mut backup = Backup::found(name, size, sha256, creator);
-    match archive::manifest(&file, passphrase) {
+    // Whoever copied it may not have waited for the disk.
+    folder.confirm(&name)?;
+    examine(&mut file, Backup::found(name, size, sha256, creator), opener, stopped).map(Some)
+}
+
+/// What a file is whose digest is known to be that of its name: what its contents say, where the passphrase opens them.
+pub(super) fn examine(
+    file: &mut (impl Read + Seek + Send + Sync),
+    mut backup: Backup,
+    opener: Option<&Opener>,
+    stopped: &CancellationToken,
+) -> Result<Backup> {
+    let renamed = || Error::Damaged("it was renamed: it is another backup than its name says".into());
+    // What it begins with is read without the passphrase.
+    let encrypted = match manifest(file, None) {
+        Ok(_) => false,
+        Err(Unreadable::PassphraseRequired | Unreadable::SecretKeyRequired(_)) => true,
+        Err(error) => return Err(not_a_backup(error)),
+    };
+    if encrypted != backup.encrypted() {
+        return Err(renamed());
+    }
+    match manifest(file, opener) {
         Ok(_) => {}
-        Err(archive::Error::PassphraseRequired | archive::Error::PassphraseIncorrect) => return Ok(Some(backup)),
+        Err(Unreadable::PassphraseRequired | Unreadable::PassphraseIncorrect) => return Ok(backup),
+        Err(Unreadable::SecretKeyRequired(recipients)) => return Ok(Backup { recipients, write_only: true, ..backup }),
         Err(error) => return Err(error.into()),
     }
     let stop = |_: archive::Part<'_>| if stopped.is_cancelled() { Err(Error::Interrupted) } else { Ok(()) };
     file.seek(SeekFrom::Start(0)).map_err(folder::Error::from)?;
-    let (manifest, end) = archive::read(&mut file, passphrase, stop)?;
-    if manifest.backup != backup.id || manifest.passphrase.is_some() != backup.encrypted() {
-        return Err(Error::Damaged("it was renamed: it is another backup than its name says".into()));
+    let (manifest, end) = archive::read(file, opener, stop)?;
+    if manifest.backup != backup.id || manifest.encrypted() != encrypted {
+        return Err(renamed());
     }
     backup.learn(&manifest, &end);
-    Ok(Some(backup))
+    Ok(backup)
+}
+
+/// The same, with the passphrase in use, where that was what opened it.
+pub(super) fn opened_by(backup: Backup, in_use: Option<PassphraseNote>) -> Backup {
+    let opened_by = in_use.filter(|_| backup.encrypted() && backup.uid.is_some());
+    Backup { opened_by, ..backup }
+}
+
+/// The name of a file that has lost it, out of its contents.
+pub(super) fn named_by_itself(
+    file: &mut (impl Read + Seek + Send + Sync),
+    sha256: Sha256,
+    opener: Option<&Opener>,
+) -> Result<FileName> {
+    match manifest(file, opener) {
+        Ok(manifest) => Ok(FileName::new(manifest.backup.clone(), sha256, manifest.encrypted())),
+        Err(Unreadable::PassphraseRequired | Unreadable::PassphraseIncorrect | Unreadable::SecretKeyRequired(_)) => {
+            let problem =
+                "the file is encrypted, and the passphrase in use here does not open it, so that its name is needed; send \
+                           the one that it had in the backup folder"
+                    .into();
+            Err(Error::InvalidField { field: "header.file_name", problem })
+        }
+        Err(error) => Err(not_a_backup(error)),
+    }
+}
+
+fn manifest(file: &mut (impl Read + Seek + Send + Sync), opener: Option<&Opener>) -> Result<Manifest, Unreadable> {
+    file.seek(SeekFrom::Start(0)).map_err(Unreadable::Io)?;
+    archive::manifest(file, opener)
+}
+
+/// Its digest is what it should be, so nothing has happened to it since: it was never a backup.
+fn not_a_backup(error: Unreadable) -> Error {
+    match error {
+        Unreadable::NotABackup => Error::NotABackup("it begins as another kind of file does".into()),
+        Unreadable::UnsupportedEncryption(why) | Unreadable::Damaged(why) | Unreadable::TooLarge(why) => {
+            Error::NotABackup(why.into())
+        }
+        error => error.into(),
+    }
 }

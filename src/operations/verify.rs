@@ -13,7 +13,7 @@ use super::backup::digest;
 use super::call::{Caller, VerifyRequest};
 use super::proof::Hashing;
 use super::works::Work;
-use super::{Error, Holdfast, Result, blocking, new_operation_id, now};
+use super::{Error, Holdfast, Result, new_operation_id, now};
 use crate::archive;
 use crate::folder::{self, Folder};
 use crate::model::backup::{Backup, State};
@@ -21,7 +21,7 @@ use crate::model::event::{Event, backup_name};
 use crate::model::notice::Notice;
 use crate::model::operation::{Kind, Operation, Outcome, Phase, Progress};
 use crate::model::verification::{Aspect, Check, LastVerification, Verification, VerifyLevel};
-use crate::model::{BackupId, EndRecord, Manifest, OperationId, Passphrase, Sha256};
+use crate::model::{BackupId, EndRecord, Manifest, Opener, OperationId, Sha256};
 use crate::postgres::state::Request;
 use crate::postgres::{self, Purpose, Restore};
 
@@ -30,9 +30,10 @@ pub(super) type Looked = (Vec<Check>, Option<(Manifest, EndRecord)>);
 
 impl Holdfast {
     /// Starts a verification. Only a rehearsal needs the maintenance lock.
+    /// A file that is gone or damaged is first brought back from the archive, where that has it.
     pub async fn verify_backup(&self, caller: &Caller, request: VerifyRequest) -> Result<Operation> {
         self.accepting()?;
-        let VerifyRequest { backup: id, level, passphrase, request_id } = request;
+        let VerifyRequest { backup: id, level, opener, request_id } = request;
         let about = format!("verify {id} {level:?}");
         let key = Request { request_id: (!request_id.is_empty()).then(|| request_id.clone()), digest: digest(&about) };
         if let Some(operation) = self.known(caller.principal(), &key).await? {
@@ -40,8 +41,9 @@ impl Holdfast {
         }
         let place = self.0.transfers.clone().try_acquire_owned().map_err(|_| Error::TooManyTransfers)?;
         let in_use = self.0.in_use.read(&id).ok_or_else(|| Error::BackupInUse(id.clone()))?;
-        let mut held = (place, in_use);
+        let mut held = Arc::new((place, in_use));
         let stored = self.0.parts.state.backup(&id).await?.ok_or_else(|| Error::BackupNotFound(id.clone()))?;
+        let comes_back = self.comes_back(&stored);
         let backup = match stored.backup.state {
             State::Creating => return Err(Error::BackupNotReady(id, "it is being made".into())),
             State::Deleting => return Err(Error::BackupNotReady(id, "it is being deleted".into())),
@@ -51,7 +53,7 @@ impl Holdfast {
             return Err(Error::BackupNotReady(id, format!("{}; verify its contents first", backup.state_detail)));
         }
         if level > VerifyLevel::Checksum {
-            held = self.check_passphrase(held, &backup, passphrase.as_ref()).await?;
+            held = self.check_before(held, caller, &backup, opener.as_ref()).await?;
         }
         let kind = if level == VerifyLevel::Rehearsal { Kind::Rehearsal } else { Kind::Verify };
         let accepted = Operation::accepted(new_operation_id(), kind, caller, &request_id, now());
@@ -59,28 +61,40 @@ impl Holdfast {
         let (holdfast, about) = (self.clone(), operation.clone());
         let run = move |work| async move {
             let _held = held;
-            holdfast.run_verification(&work, &about, backup, level, passphrase).await
+            if comes_back {
+                holdfast.check_volume().await?;
+                holdfast.bring_back(&work, &backup).await?;
+            }
+            holdfast.run_verification(&work, &about, backup, level, opener).await
         };
         self.begin(operation, key, Duration::ZERO, run).await
     }
 
-    /// Whether a passphrase opens a file. Of a damaged file nobody can say it: that is found out later. What is `held` is given
-    /// back when the file was read, also where nobody waits for the answer any more.
-    async fn check_passphrase<T: Send + 'static>(&self, held: T, backup: &Backup, passphrase: Option<&Passphrase>) -> Result<T> {
+    /// Notes what has become of a file that could not be used.
+    pub(super) async fn look_again(&self, backup: &Backup) -> Result<()> {
+        self.check_volume().await?;
+        let (folder, of, stopped) = (self.0.parts.folder.clone(), backup.clone(), self.stopping());
+        let (checks, _) = super::blocking(move || look_at_file(&folder, &of, VerifyLevel::Checksum, None, &stopped)).await??;
+        let (backup, level) = (backup.id.clone(), VerifyLevel::Checksum);
+        self.note_verification(None, &Verification { backup, level, checks, notices: Vec::new() }).await
+    }
+
+    /// Whether what was sent opens a file. Of a damaged file nobody can say it: that is found out later.
+    async fn check_before<T: Clone + Send + 'static>(
+        &self,
+        held: T,
+        caller: &Caller,
+        backup: &Backup,
+        opener: Option<&Opener>,
+    ) -> Result<T> {
         if !backup.encrypted() {
             return Ok(held);
         }
-        let Some(passphrase) = passphrase.cloned() else { return Err(Error::PassphraseRequired(backup.passphrase)) };
-        let (folder, about) = (self.0.parts.folder.clone(), backup.clone());
-        blocking(move || {
-            let Ok(mut file) = folder.read(&about.file_name) else { return Ok(held) };
-            let opens = !matches!(archive::manifest(&file, Some(&passphrase)), Err(archive::Error::PassphraseIncorrect));
-            if opens || !same(&mut file, &about, &CancellationToken::new()).unwrap_or(false) {
-                return Ok(held);
-            }
-            Err(Error::PassphraseIncorrect(about.passphrase))
-        })
-        .await?
+        self.check_volume().await?;
+        match self.try_to_open(held.clone(), caller.principal(), backup, opener).await {
+            Err(error) if error.is_about_opener() => Err(error),
+            _ => Ok(held),
+        }
     }
 
     async fn run_verification(
@@ -89,28 +103,27 @@ impl Holdfast {
         about: &Operation,
         backup: Backup,
         level: VerifyLevel,
-        passphrase: Option<Passphrase>,
+        opener: Option<Opener>,
     ) -> Result<Outcome> {
         // A volume that is not there says nothing of its files.
         self.check_volume().await?;
         work.phase(Phase::Transferring, "Reads the file.");
         work.progress(|progress| *progress = Progress { estimated_bytes: backup.size_bytes, ..Progress::default() });
-        let (folder, of, opened, stopped) = (self.0.parts.folder.clone(), backup.clone(), passphrase.clone(), work.stopped());
-        let (mut checks, contents) =
-            work.blocking(move || look_at_file(&folder, &of, level, opened.as_ref(), &stopped)).await??;
+        let (folder, of, with, stopped) = (self.0.parts.folder.clone(), backup.clone(), opener.clone(), work.stopped());
+        let (mut checks, contents) = work.blocking(move || look_at_file(&folder, &of, level, with.as_ref(), &stopped)).await??;
         if checks.iter().any(|check| !check.passed) {
             // It may have gone in between.
             self.check_volume().await?;
         }
         let mut notices = Vec::new();
         if level == VerifyLevel::Rehearsal && checks.iter().all(|check| check.passed) {
-            notices = self.rehearse(work, about, &backup.id, passphrase.as_ref(), &mut checks).await?;
+            notices = self.rehearse(work, about, &backup.id, opener.as_ref(), &mut checks).await?;
         }
         let verification = Verification { backup: backup.id.clone(), level, checks, notices };
         work.phase(Phase::Finishing, "Notes what was found.");
         self.note_verification(Some(about.id), &verification).await?;
         if let Some((manifest, end)) = contents {
-            self.note_contents(&backup, &manifest, &end).await?;
+            self.note_contents(&backup, &manifest, &end, opener.as_ref()).await?;
         }
         Ok(Outcome::Verify(Box::new(verification)))
     }
@@ -121,11 +134,11 @@ impl Holdfast {
         work: &Arc<Work>,
         about: &Operation,
         id: &BackupId,
-        passphrase: Option<&Passphrase>,
+        opener: Option<&Opener>,
         checks: &mut Vec<Check>,
     ) -> Result<Vec<Notice>> {
         let parts = &self.0.parts;
-        let source = match self.open(id, passphrase, &[]).await {
+        let source = match self.open(&about.caller, id, opener, &[]).await {
             Err(Error::Database(error @ postgres::Error::Incompatible(_))) => {
                 checks.push(failed(Aspect::Schema, format!("{error}.")));
                 return Ok(Vec::new());
@@ -215,7 +228,7 @@ fn failed(aspect: Aspect, detail: String) -> Check {
 }
 
 /// Whether the file is the one that was proven when it was made. It is at its beginning afterwards.
-fn same(file: &mut (impl Read + Seek), backup: &Backup, stopped: &CancellationToken) -> Result<bool> {
+pub(super) fn same(file: &mut (impl Read + Seek), backup: &Backup, stopped: &CancellationToken) -> Result<bool> {
     Ok(hash(file, stopped)? == (backup.size_bytes, backup.sha256))
 }
 
@@ -241,7 +254,7 @@ pub(super) fn look_at_file(
     folder: &Folder,
     backup: &Backup,
     level: VerifyLevel,
-    passphrase: Option<&Passphrase>,
+    opener: Option<&Opener>,
     stopped: &CancellationToken,
 ) -> Result<Looked> {
     let mut file = match folder.read_anew(&backup.file_name) {
@@ -254,9 +267,11 @@ pub(super) fn look_at_file(
         return Ok((checks, None));
     }
     checks.push(passed(Aspect::Sha256, "Size and SHA-256 are those of the file that was written."));
-    // How an encrypted file is encrypted is read without the passphrase: whatever was sent, it says nothing of the file.
+    // How an encrypted file is encrypted is read without what opens it: whatever was sent, it says nothing of the file.
     match archive::manifest(&file, None).map_err(Error::from) {
-        Ok(_) | Err(Error::PassphraseRequired(_)) => checks.push(passed(Aspect::Header, "It begins as a backup file does.")),
+        Ok(_) | Err(Error::PassphraseRequired(_) | Error::SecretKeyRequired(_)) => {
+            checks.push(passed(Aspect::Header, "It begins as a backup file does."))
+        }
         Err(error @ Error::Damaged(_)) => {
             checks.push(failed(Aspect::Header, format!("{error}.")));
             return Ok((checks, None));
@@ -268,7 +283,7 @@ pub(super) fn look_at_file(
     }
     file.seek(SeekFrom::Start(0)).map_err(folder::Error::from)?;
     let stop = |_: archive::Part<'_>| if stopped.is_cancelled() { Err(Error::Interrupted) } else { Ok(()) };
-    match archive::read(&mut file, passphrase, stop) {
+    match archive::read(&mut file, opener, stop) {
         Ok((manifest, end)) => {
             if backup.encrypted() {
                 checks.push(passed(Aspect::OpenpgpIntegrity, "It was decrypted to its end, and nobody altered it."));

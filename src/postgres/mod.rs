@@ -55,6 +55,8 @@ pub enum Error {
     NotExact { table: String },
     #[error("the file does not fit the database: {0}")]
     Incompatible(String),
+    #[error("the database did not keep a secret as it was written")]
+    NotKept,
     #[error("the maintenance lock was lost")]
     FenceLost,
     #[error("a software update works in the database")]
@@ -145,6 +147,7 @@ impl Error {
             | Self::Constraint { .. }
             | Self::Referenced { .. }
             | Self::NotExact { .. }
+            | Self::NotKept
             | Self::Incompatible(_)
             | Self::FenceLost
             | Self::Query(_) => false,

@@ -111,6 +111,7 @@ services! {
     set_schedule(SetScheduleRequest) -> Schedule;
     delete_backup(DeleteBackupRequest) -> ();
     verify_backup(VerifyBackupRequest) -> Operation;
+    check_passphrase(CheckPassphraseRequest) -> CheckPassphraseResponse;
     update_backup(UpdateBackupRequest) -> Backup;
     upload_backup(tonic::Streaming<UploadBackupRequest>) -> Backup;
     sync_backups(SyncBackupsRequest) -> SyncBackupsResponse;

@@ -49,7 +49,7 @@ fn run(world: &World, line: &str, stdin: &str) -> Ended {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_day_on_the_command_line() {
-    let world = World::new().await;
+    let world = World::with(&[("HOLDFAST_SCHEDULE__DRIVER", "external")]).await;
     let run = |line: &str, stdin: &str| run(&world, line, stdin);
     let secret = format!("{PASSPHRASE}\n");
 

@@ -4,7 +4,7 @@ use holdfast::grpc::proto::backup::{BackupRequest, GetEncryptionRequest, GetSyst
 use std::process::{Command, Stdio};
 use tonic::Code;
 
-use super::world::{PASSPHRASE, World, psql, refused};
+use super::world::{PASSPHRASE, World, psql, refused, rounds};
 
 const SECOND: &str = "Tr0ub4dor & 3 – ключ 鍵 \u{1F512}  two  spaces ";
 
@@ -87,26 +87,37 @@ async fn c06_c08_a_file_opens_with_the_passphrase_of_its_time_and_with_no_other(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn c07_a_passphrase_that_changes_during_backups_never_mislabels_a_file() {
+    const MANY: i32 = 8;
     let world = World::new().await;
     let passphrase = |generation: i32| format!("passphrase of generation {generation}, long enough");
     let mut backups = Vec::new();
     let enough = std::cell::Cell::new(false);
     let setting = async {
         let mut generation = 0;
-        while generation < 8 || !enough.get() {
+        while generation < MANY || !enough.get() {
             let encryption = world.try_set_passphrase(Some(&passphrase(generation + 1))).await.unwrap();
             generation += 1;
             assert_eq!(encryption.passphrase_generation, generation);
         }
     };
     let making = async {
-        for _ in 0..8 {
-            backups.push(world.backup().await);
+        for _ in 0..rounds(8, 200) {
+            let backup = world.backup().await;
+            // Each opens with that of its generation, as long as it is there.
+            let generation = backup.encryption_info.as_ref().unwrap().passphrase_generation;
+            if generation > 0 {
+                let opened = world.check(&backup, &passphrase(generation)).await.unwrap();
+                assert_eq!(opened.passphrase_generation, generation);
+                let error = world.check(&backup, &passphrase(generation + 1)).await.unwrap_err();
+                assert_eq!(error.reason, "PASSPHRASE_INCORRECT");
+            }
+            backups.push(backup);
         }
         enough.set(true);
     };
     tokio::join!(setting, making);
-    for backup in &backups {
+    let last = backups.len().saturating_sub(8);
+    for backup in &backups[last..] {
         let info = backup.encryption_info.as_ref().unwrap();
         if info.passphrase_generation == 0 {
             world.restore(backup, "").await.unwrap();

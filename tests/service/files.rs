@@ -17,13 +17,13 @@ use super::world::{World, eventually, refused, sha256};
 use super::zoo::all_of;
 
 /// A file system of its own; it goes with this value.
-struct Volume<'a>(&'a Path);
+pub struct Volume<'a>(&'a Path);
 
 impl<'a> Volume<'a> {
-    /// `None`, and a line that says so, where this process may not mount.
-    fn mount(path: &'a Path, size: &str) -> Option<Self> {
+    /// In memory, with these options. `None`, and a line that says so, where this process may not mount.
+    pub fn mount(path: &'a Path, options: &str) -> Option<Self> {
         let mounted =
-            Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size},mode=0700"), "none"]).arg(path).status();
+            Command::new("mount").args(["-t", "tmpfs", "-o", &format!("mode=0700,{options}"), "none"]).arg(path).status();
         if mounted.is_ok_and(|status| status.success()) {
             return Some(Self(path));
         }
@@ -104,7 +104,7 @@ async fn f06_without_its_volume_the_service_writes_nothing_and_is_not_ready() {
 async fn f04_a_full_or_read_only_volume_fails_the_backup_and_costs_no_other() {
     let mut world = World::without_service().await;
     let folder = world.folder();
-    let Some(_volume) = Volume::mount(&folder, "1m") else { return };
+    let Some(_volume) = Volume::mount(&folder, "size=1m") else { return };
     world.start().await.unwrap();
     keep(&world, 1).await.unwrap();
     let good = world.backup().await;
@@ -387,7 +387,7 @@ async fn s03_s05_s18_f23_retention_keeps_the_newest_by_sequence_and_only_a_good_
 async fn f04_a_backup_that_does_not_fit_is_refused_before_it_starts() {
     let mut world = World::without_service().await;
     let folder = world.folder();
-    let Some(_volume) = Volume::mount(&folder, "4m") else { return };
+    let Some(_volume) = Volume::mount(&folder, "size=4m") else { return };
     world.start().await.unwrap();
     let good = world.backup().await;
     let before = world.value("select count(*) from holdfast.operation").await;
@@ -401,17 +401,17 @@ async fn f04_a_backup_that_does_not_fit_is_refused_before_it_starts() {
         let error = refused(status);
         assert_eq!((error.reason.as_str(), error.code), ("STORAGE_FULL", Code::ResourceExhausted.into()), "{error:?}");
         let number = |name: &str| error.metadata[name].parse::<u64>().unwrap();
-        assert!(number("neededBytes") > number("availableBytes") && number("availableBytes") > 0, "{error:?}");
+        assert!(number("needed") > number("available") && number("available") > 0, "{error:?}");
     }
     let status = world.backups().await.get_system_status(GetSystemStatusRequest {}).await.unwrap().into_inner();
     assert!(!status.backup_possible && status.obstacles.iter().any(|obstacle| obstacle.reason == "STORAGE_FULL"), "{status:?}");
     assert!(status.storage_available_bytes > 0);
     // The safety backup would not fit either; without one it can be restored.
-    let error = world.restore(&good, "").await.unwrap_err();
+    let error = world.try_restore(RestoreRequest { skip_safety_backup: false, ..all_of(&good) }).await.unwrap_err();
     assert_eq!(error.reason, "STORAGE_FULL");
     assert!(error.message.contains("skip_safety_backup"), "{error:?}");
     assert_eq!(world.value("select count(*) from holdfast.operation").await, before);
-    world.try_restore(RestoreRequest { skip_safety_backup: true, ..all_of(&good) }).await.unwrap();
+    world.restore(&good, "").await.unwrap();
     assert_eq!(names(&world.listed().await), [good.name.as_str()]);
     std::fs::remove_file(folder.join("ballast")).unwrap();
     world.backup().await;

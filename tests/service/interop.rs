@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::world::{PASSPHRASE, World, psql, repository};
 
 /// Runs bash in a folder, with this on standard input; what it prints, when it succeeds.
-fn bash(folder: &Path, script: &str, environment: &[(&str, &str)], stdin: &str) -> String {
+pub fn bash(folder: &Path, script: &str, environment: &[(&str, &str)], stdin: &str) -> String {
     let mut command = Command::new("bash");
     command.args(["-euo", "pipefail", "-c", script]).current_dir(folder).envs(environment.iter().copied());
     let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

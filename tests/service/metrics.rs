@@ -5,6 +5,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use holdfast::grpc::proto::backup::DeleteBackupRequest;
+
 use super::world::World;
 
 /// The value of each series, and the whole text.
@@ -79,4 +81,33 @@ async fn s13_s15_metrics_tell_of_good_files_damaged_ones_runs_and_space() {
     for other in ["GET / HTTP/1.1", "POST /metrics HTTP/1.1", "GET /metrics/../x HTTP/1.1"] {
         assert!(ask(&address(&world), other).starts_with("HTTP/1.1 404 "), "{other}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_tell_of_the_archive_and_what_it_has_is_not_lost() {
+    let mut world = World::without_service().await;
+    let archive = world.dir.path().join("archive");
+    std::fs::create_dir(&archive).unwrap();
+    world.set("HOLDFAST_ARCHIVE__URL", &format!("file://{}", archive.display()));
+    world.set("HOLDFAST_METRICS_LISTEN", "127.0.0.1:0");
+    world.start().await.unwrap();
+    let backup = world.backup().await;
+    world.archived(&backup).await;
+    let request = DeleteBackupRequest { name: backup.name.clone(), ..Default::default() };
+    world.backups().await.delete_backup(request).await.unwrap();
+    let (values, text) = scrape(&address(&world));
+    let is = |name: &str, value: f64| assert!((values[name] - value).abs() < 0.5, "{name} is not {value} in\n{text}");
+    is("backup_files{state=\"archived\"}", 1.0);
+    is("backup_files{state=\"missing\"}", 0.0);
+    is("backup_archive_files", 1.0);
+    is("backup_archive_backlog", 0.0);
+    is("backup_archive_failing", 0.0);
+    is("backup_archive_snapshot_timestamp_seconds", backup.snapshot_time.unwrap().seconds as f64);
+
+    std::fs::remove_dir_all(&archive).unwrap();
+    world.backup().await;
+    world.archive_fails().await;
+    let (values, text) = scrape(&address(&world));
+    assert!((values["backup_archive_failing"] - 1.0).abs() < 0.5 && values["backup_archive_backlog"] > 0.5, "{text}");
+    assert!(values["backup_archive_oldest_waiting_timestamp_seconds"] > 0.0, "{text}");
 }

@@ -15,7 +15,12 @@ const WRITTEN: &str = "
 
 impl World {
     pub async fn preview(&self, backup: &Backup, passphrase: &str) -> RestorePreview {
-        let request = PreviewRestoreRequest { name: backup.name.clone(), passphrase: passphrase.into(), resources: Vec::new() };
+        let request = PreviewRestoreRequest {
+            name: backup.name.clone(),
+            passphrase: passphrase.into(),
+            resources: Vec::new(),
+            ..Default::default()
+        };
         self.try_preview(request).await.unwrap()
     }
 
@@ -148,7 +153,7 @@ async fn a_preview_is_refused_for_what_a_restore_is_refused_for() {
     let request = |passphrase: &str| PreviewRestoreRequest {
         name: backup.name.clone(),
         passphrase: passphrase.into(),
-        resources: Vec::new(),
+        ..Default::default()
     };
     let mut reasons = Vec::new();
     for request in [

@@ -83,15 +83,16 @@ fn cluster() -> Arc<Cluster> {
 }
 
 impl Cluster {
-    /// One that a test may crash: it can be started again.
-    fn of_its_own() -> Self {
+    /// One that a test may crash: it can be started again. With more in its environment.
+    fn of_its_own(environment: &[(&str, PathBuf)]) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let folder = cluster_folder().with_extension(NEXT.fetch_add(1, Ordering::Relaxed).to_string());
         let script = repository().join("deploy/dev/postgres.sh");
         let mut guard = Command::new("bash");
         guard.args(["-c", "cat; \"$1\" stop \"$2\"; rm -rf \"$2\"", "guard"]).arg(&script).arg(&folder).stdin(Stdio::piped());
         let guard = Mutex::new(guard.spawn().expect("bash runs"));
-        assert!(Command::new(&script).arg("start").arg(&folder).status().unwrap().success());
+        let started = Command::new(&script).arg("start").arg(&folder).envs(environment.iter().cloned()).status();
+        assert!(started.unwrap().success());
         let url = Command::new(&script).arg("url").arg(&folder).output().unwrap().stdout;
         let superuser_url = String::from_utf8(url).unwrap().trim().to_owned();
         let port = std::fs::read_to_string(folder.join("port")).unwrap().trim().parse().unwrap();
@@ -157,6 +158,8 @@ pub struct World {
     pub dir: Arc<tempfile::TempDir>,
     service: Option<Service>,
     settings: Vec<(String, String)>,
+    /// What starts the service instead of this process itself.
+    starter: Vec<String>,
     cluster: Arc<Cluster>,
     /// Name of the file that the service writes its log to.
     log: String,
@@ -218,7 +221,13 @@ impl World {
 
     /// The same, on a PostgreSQL that nobody else uses (`crash_database`).
     pub async fn on_its_own_database_server() -> Self {
-        Self::on(Arc::new(tokio::task::spawn_blocking(Cluster::of_its_own).await.unwrap())).await
+        Self::on_a_database_server_with(&[]).await
+    }
+
+    /// The same, with more in the environment of that PostgreSQL.
+    pub async fn on_a_database_server_with(environment: &[(&'static str, PathBuf)]) -> Self {
+        let environment = environment.to_vec();
+        Self::on(Arc::new(tokio::task::spawn_blocking(move || Cluster::of_its_own(&environment)).await.unwrap())).await
     }
 
     async fn on(cluster: Arc<Cluster>) -> Self {
@@ -235,7 +244,8 @@ impl World {
             superuser.execute(sqlx::raw_sql(AssertSqlSafe(statement.to_owned()))).await.unwrap();
         }
         drop(copying);
-        Self { database, dir: new_dir(), service: None, settings: Vec::new(), cluster, log: "log".into() }
+        let (dir, settings, starter) = (new_dir(), Vec::new(), Vec::new());
+        Self { database, dir, service: None, settings, starter, cluster, log: "log".into() }
     }
 
     /// Another service for the same database, with a folder of its own; it is not started yet.
@@ -250,7 +260,7 @@ impl World {
         static NEXT: AtomicU32 = AtomicU32::new(2);
         let (database, dir, settings) = (self.database.clone(), self.dir.clone(), self.settings.clone());
         let log = format!("log-{}", NEXT.fetch_add(1, Ordering::Relaxed));
-        Self { database, dir, service: None, settings, cluster: self.cluster.clone(), log }
+        Self { database, dir, service: None, settings, starter: self.starter.clone(), cluster: self.cluster.clone(), log }
     }
 
     pub fn folder(&self) -> PathBuf {
@@ -287,8 +297,9 @@ impl World {
         let path = |name: &str| self.dir.path().join(name).display().to_string();
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join(&self.log)).unwrap();
         let seen = self.log().len();
-        let mut command = Command::new(BINARY);
-        command.arg("serve").env_clear().stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        let program: Vec<&str> = self.starter.iter().map(String::as_str).chain([BINARY, "serve"]).collect();
+        let mut command = Command::new(program[0]);
+        command.args(&program[1..]).env_clear().stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         command.envs([
             ("HOLDFAST_LISTEN", "127.0.0.1:0".to_owned()),
             ("HOLDFAST_FOLDER", path("backups")),
@@ -331,6 +342,11 @@ impl World {
 
     pub fn unset(&mut self, name: &str) {
         self.settings.retain(|(known, _)| known != name);
+    }
+
+    /// The service is started by this program, which becomes the service: `program...  holdfast serve`.
+    pub fn run_by(&mut self, program: &[&str]) {
+        self.starter = program.iter().map(|word| (*word).to_owned()).collect();
     }
 
     /// Where PostgreSQL listens.
@@ -589,6 +605,21 @@ impl World {
         let mut listed: Vec<String> = self.listed().await.into_iter().map(|backup| backup.file_name).collect();
         listed.sort();
         assert_eq!(listed, self.files(), "the list and the folder differ\n{}", self.log());
+    }
+
+    /// Waits until nothing is left of what was interrupted: the service looks at its start and once a minute. Returns the list.
+    pub async fn tidies(&self) -> Vec<Backup> {
+        let end = Instant::now() + Duration::from_secs(75);
+        loop {
+            let listed = self.listed().await;
+            let mut names: Vec<&str> = listed.iter().map(|backup| backup.file_name.as_str()).collect();
+            names.sort_unstable();
+            if names == self.files() && self.drafts().is_empty() {
+                return listed;
+            }
+            assert!(Instant::now() < end, "{names:?} {:?} {:?}\n{}", self.files(), self.drafts(), self.log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     pub async fn set_passphrase(&self, passphrase: &str) {

@@ -98,7 +98,7 @@ fn c08_a_flipped_bit_in_a_plain_file_never_gives_other_data() {
 fn c08_a_wrong_passphrase_is_told_from_damage() {
     let file = encrypted();
     for number in 0..200 {
-        let wrong = Passphrase::new(format!("{PASSPHRASE}{number}")).unwrap();
+        let wrong = Opener::Passphrase(Passphrase::new(format!("{PASSPHRASE}{number}")).unwrap());
         let error = read(&file[..], Some(&wrong)).unwrap_err();
         assert!(matches!(error, Error::PassphraseIncorrect), "{error:?}");
         let error = super::super::manifest(&file[..], Some(&wrong)).unwrap_err();
@@ -110,7 +110,7 @@ fn c08_a_wrong_passphrase_is_told_from_damage() {
 #[test]
 fn c16_a_passphrase_is_its_bytes() {
     let (manifest, pieces) = small();
-    let pass = |text: &str| Passphrase::new(text).unwrap();
+    let pass = |text: &str| Opener::Passphrase(Passphrase::new(text).unwrap());
     let file = write(&manifest, &pieces, Some(&pass("gr\u{fc}\u{df}e aus K\u{f6}ln"))).out;
     assert!(read(&file[..], Some(&pass("gr\u{fc}\u{df}e aus K\u{f6}ln"))).is_ok());
     for other in ["gru\u{308}\u{df}e aus Ko\u{308}ln", " gr\u{fc}\u{df}e aus K\u{f6}ln", "gr\u{fc}\u{df}e aus K\u{f6}ln\n"] {

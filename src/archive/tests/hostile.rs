@@ -166,7 +166,7 @@ fn c12_nothing_stands_before_or_behind_the_frames() {
 }
 
 /// The same answer without a passphrase: no key can have been derived for it.
-fn refused_at_once(file: &[u8]) {
+pub(super) fn refused_at_once(file: &[u8]) {
     for passphrase in [Some(&passphrase()), None] {
         let error = read(file, passphrase).unwrap_err();
         assert!(matches!(error, Error::UnsupportedEncryption(_)), "{error:?}");

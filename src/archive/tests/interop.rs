@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use super::*;
 use crate::model::copy::{BINARY_HEADER, BINARY_TRAILER};
 
-fn gpg(home: &Path, arguments: &[&str], file: &Path) -> Vec<u8> {
+pub(super) fn gpg(home: &Path, arguments: &[&str], file: &Path) -> Vec<u8> {
     let mut command = Command::new("gpg");
     command.env("GNUPGHOME", home).args(["--batch", "--pinentry-mode", "loopback", "--passphrase-fd", "0"]);
     let mut gpg =
@@ -35,7 +35,7 @@ fn c14_c19_gpg_tar_and_zstd_open_a_file_and_it_tells_nothing_without_the_passphr
     let pieces =
         [piece(1, binary(b"one")), piece(0, many.clone()), last(0, "x\n"), last(2, ""), last(1, binary(b"two")), last(3, "y\n")];
     // At full cost.
-    let mut writer = Writer::new(Vec::new(), Some(&passphrase()), &manifest).unwrap();
+    let mut writer = Writer::new(Vec::new(), &protection(Some(&passphrase())), &manifest).unwrap();
     pieces.iter().for_each(|piece| writer.piece(piece).unwrap());
     let written = writer.finish(vec![sequence()]).unwrap();
     assert!(written.out.len() > 5 << 20, "more than one partial length");

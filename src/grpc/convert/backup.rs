@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use tonic::Status;
+use zeroize::Zeroizing;
 
 use super::fields::{
     MAX_REQUEST_ID, MAX_TEXT, backup_id, backup_name, etag, int32, int64, invalid, lock_wait, operation_name, page_place,
@@ -13,10 +14,11 @@ use crate::grpc::proto::backup as wire;
 use crate::grpc::status::{published, published_name};
 use crate::model::backup::{Backup, ResourceContent, State, Trigger};
 use crate::model::verification::VerifyLevel;
-use crate::model::{BackupId, Passphrase, ResourceName, Sha256};
+use crate::model::{BackupId, FileName, Opener, Passphrase, ResourceName, SecretKey, Sha256};
+use crate::operations::Opened;
 use crate::operations::call::{
     BackupChange, BackupRequest, Chunk, Download, DownloadRequest, Listed, Page, PreviewRequest, Rejected, ResourceState,
-    RestoreRequest, Synced, VerifyRequest,
+    RestoreRequest, Synced, UploadRequest, VerifyRequest,
 };
 
 /// Lists a page token may belong to.
@@ -72,7 +74,7 @@ pub fn restore_request(request: wire::RestoreRequest) -> Result<RestoreRequest, 
         acknowledged,
         safety_backup: !request.skip_safety_backup,
         backup: backup_id("name", &request.name)?,
-        passphrase: Passphrase::new(request.passphrase),
+        opener: opener(request.passphrase, request.secret_key)?,
         resources: resources("resources", &request.resources)?,
         lock_wait: lock_wait(request.lock_wait)?,
         reason: text("reason", request.reason, MAX_TEXT)?,
@@ -81,10 +83,24 @@ pub fn restore_request(request: wire::RestoreRequest) -> Result<RestoreRequest, 
     })
 }
 
+/// Whether it must not be sent in the clear.
+pub fn has_secret(passphrase: &str, secret_key: &[u8]) -> bool {
+    !passphrase.is_empty() || !secret_key.is_empty()
+}
+
+/// What a caller sent to open a file with, if anything.
+fn opener(passphrase: String, secret_key: Vec<u8>) -> Result<Option<Opener>, Status> {
+    let (passphrase, secret_key) = (Passphrase::new(passphrase), Zeroizing::new(secret_key));
+    if secret_key.len() > SecretKey::MAX_BYTES {
+        return Err(invalid("secret_key", "`secret_key` has at most 64 KiB; send the key of one recipient alone."));
+    }
+    Ok(Opener::new(passphrase, secret_key.as_slice()))
+}
+
 pub fn preview_request(request: wire::PreviewRestoreRequest) -> Result<PreviewRequest, Status> {
     Ok(PreviewRequest {
         backup: backup_id("name", &request.name)?,
-        passphrase: Passphrase::new(request.passphrase),
+        opener: opener(request.passphrase, request.secret_key)?,
         resources: resources("resources", &request.resources)?,
     })
 }
@@ -104,7 +120,7 @@ pub fn verify_request(request: wire::VerifyBackupRequest) -> Result<VerifyReques
     Ok(VerifyRequest {
         backup: backup_id("name", &request.name)?,
         level,
-        passphrase: Passphrase::new(request.passphrase),
+        opener: opener(request.passphrase, request.secret_key)?,
         request_id: text("request_id", request.request_id, MAX_REQUEST_ID)?,
     })
 }
@@ -181,6 +197,7 @@ pub fn listed(listed: Listed) -> wire::Backup {
         register_time: Some(timestamp(listed.register_time)),
         retention_position,
         etag: etag(listed.revision),
+        archive_time: listed.archive_time.map(timestamp),
         ..message
     }
 }
@@ -241,6 +258,7 @@ pub fn trigger(trigger: Trigger) -> wire::Trigger {
         Trigger::Scheduled => wire::Trigger::Scheduled,
         Trigger::Safety => wire::Trigger::Safety,
         Trigger::Imported => wire::Trigger::Imported,
+        Trigger::Uploaded => wire::Trigger::Uploaded,
     }
 }
 
@@ -248,13 +266,21 @@ fn encryption_info(backup: &Backup) -> wire::EncryptionInfo {
     if !backup.encrypted() {
         return wire::EncryptionInfo { r#type: wire::encryption_info::Type::None.into(), ..Default::default() };
     }
+    let kind = if backup.write_only { wire::encryption_info::Type::Recipients } else { wire::encryption_info::Type::Passphrase };
     wire::EncryptionInfo {
-        r#type: wire::encryption_info::Type::Passphrase.into(),
+        r#type: kind.into(),
         passphrase_generation: backup.passphrase.map_or(0, |note| int32(note.generation)),
         passphrase_set_time: backup.passphrase.map(|note| timestamp(note.set_time)),
         current_passphrase: false,
         algorithm: ALGORITHM.into(),
+        recipients: backup.recipients.clone(),
     }
+}
+
+/// What opened it.
+pub fn opened(opened: Opened) -> wire::CheckPassphraseResponse {
+    let info = wire::EncryptionInfo { current_passphrase: opened.current_passphrase, ..encryption_info(&opened.backup) };
+    wire::CheckPassphraseResponse { name: backup_name(&opened.backup.id), encryption_info: Some(info) }
 }
 
 fn content(content: ResourceContent) -> wire::ResourceContent {
@@ -295,8 +321,44 @@ pub fn file_header(download: &Download) -> wire::DownloadBackupResponse {
 }
 
 pub fn file_chunk(chunk: Chunk) -> wire::DownloadBackupResponse {
-    let chunk = wire::FileChunk { offset: int64(chunk.offset), data: chunk.data, crc32c: Some(chunk.crc32c) };
+    let chunk = wire::FileChunk { offset: int64(chunk.offset), data: chunk.data, crc32c: chunk.crc32c };
     wire::DownloadBackupResponse { payload: Some(wire::download_backup_response::Payload::Chunk(chunk)) }
+}
+
+/// What the first message of an upload says of the file.
+pub fn upload_request(first: Option<wire::UploadBackupRequest>) -> Result<UploadRequest, Status> {
+    use wire::upload_backup_request::Payload;
+    let Some(Payload::Header(header)) = first.and_then(|message| message.payload) else {
+        return Err(invalid("header", "The first message of an upload is its `header`; send it before the chunks."));
+    };
+    let file_name = match header.file_name.as_str() {
+        "" => None,
+        text => Some(text.parse::<FileName>().map_err(|_| {
+            invalid(
+                "header.file_name",
+                "`file_name` is the name that the file had in a backup folder, without a path; leave it out if it is lost.",
+            )
+        })?),
+    };
+    let size = u64::try_from(header.size_bytes);
+    let sha256 = header.sha256.parse::<Sha256>();
+    Ok(UploadRequest {
+        file_name,
+        size_bytes: size.map_err(|_| invalid("header.size_bytes", "`size_bytes` is not negative; send the size of the file."))?,
+        sha256: sha256
+            .map_err(|_| invalid("header.sha256", "`sha256` is required, the SHA-256 of the file: 64 lower-case hex digits."))?,
+        description: text("header.description", header.description, MAX_TEXT)?,
+        request_id: text("header.request_id", header.request_id, MAX_REQUEST_ID)?,
+    })
+}
+
+pub fn upload_chunk(message: wire::UploadBackupRequest) -> Result<Chunk, Status> {
+    use wire::upload_backup_request::Payload;
+    let Some(Payload::Chunk(chunk)) = message.payload else {
+        return Err(invalid("chunk", "Behind the header an upload has chunks only."));
+    };
+    let offset = u64::try_from(chunk.offset).map_err(|_| invalid("chunk.offset", "`offset` is not negative."))?;
+    Ok(Chunk { offset, data: chunk.data, crc32c: chunk.crc32c })
 }
 
 /// The page that was asked for, out of all resources.

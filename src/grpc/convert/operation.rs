@@ -10,6 +10,7 @@ use super::fields::{
     backup_name, int32, int64, operation_id, operation_name, page_place, page_size, page_token, resource_name, span, timestamp,
 };
 use crate::grpc::proto::backup as wire;
+use crate::model::archive::ArchiveFacts;
 use crate::model::notice::{Severity, in_the_way};
 use crate::model::operation::{
     BackupResult, Kind, Operation, Outcome, Phase, Progress, ResourceChange, RestorePreview, RestoreResult,
@@ -285,6 +286,20 @@ pub fn system_status(status: SystemStatus) -> wire::SystemStatus {
         storage_used_bytes: int64(status.storage_used_bytes),
         server_version: env!("CARGO_PKG_VERSION").into(),
         system_id: status.system_id.to_string(),
+        archive: status.archive.map(archive_status),
+    }
+}
+
+fn archive_status(facts: ArchiveFacts) -> wire::ArchiveStatus {
+    let (error, failing_since_time) = facts.failure.unzip();
+    wire::ArchiveStatus {
+        url: facts.url,
+        backup_count: int32(facts.count),
+        newest_snapshot_time: facts.newest_snapshot_time.map(timestamp),
+        backlog_count: int32(facts.backlog),
+        oldest_waiting_time: facts.oldest_waiting_time.map(timestamp),
+        error: error.map(Into::into),
+        failing_since_time: failing_since_time.map(timestamp),
     }
 }
 

@@ -8,8 +8,8 @@ use super::fields::{duration, etag, int32, invalid, operation_name, revision, sp
 use crate::grpc::proto::backup as wire;
 use crate::model::Passphrase;
 use crate::model::schedule::{Driver, Recurrence, RunState, Schedule};
-use crate::model::settings::{Encryption, Retention, Setting};
-use crate::operations::call::{RetentionState, ScheduleChange, ScheduleState};
+use crate::model::settings::{Recipient, Retention};
+use crate::operations::call::{EncryptionState, RetentionState, ScheduleChange, ScheduleState};
 
 const SCHEDULE: &str = "settings/schedule";
 const RETENTION: &str = "settings/retention";
@@ -183,17 +183,26 @@ pub fn set_encryption_request(request: wire::SetEncryptionRequest) -> Result<(Op
     Ok((Passphrase::new(passphrase), revision("etag", &request.etag)?))
 }
 
-pub fn encryption(setting: Setting<Encryption>) -> wire::Encryption {
+pub fn encryption(state: EncryptionState) -> wire::Encryption {
+    let setting = state.setting;
     let note = setting.value.passphrase;
+    let enabled = note.is_some() || !state.recipients.is_empty();
+    let recipient = |recipient: Recipient| wire::Recipient {
+        fingerprint: recipient.fingerprint,
+        user_id: recipient.user_id,
+        expire_time: recipient.expire_time.map(timestamp),
+    };
     wire::Encryption {
         name: ENCRYPTION.into(),
-        enabled: note.is_some(),
+        enabled,
         passphrase_generation: int32(setting.value.last_generation),
         passphrase_set_time: note.map(|note| timestamp(note.set_time)),
-        algorithm: note.map(|_| ALGORITHM.into()).unwrap_or_default(),
+        algorithm: if enabled { ALGORITHM.into() } else { String::new() },
         updater: setting.updater,
         update_time: setting.update_time.map(timestamp),
         etag: etag(setting.revision),
+        write_only: enabled && note.is_none(),
+        recipients: state.recipients.into_iter().map(recipient).collect(),
     }
 }
 

@@ -8,6 +8,7 @@ use sqlx::{PgConnection, Postgres, Transaction};
 
 use super::{State, events};
 use crate::model::backup::{Backup, State as BackupState};
+use crate::model::manifest::PassphraseNote;
 use crate::model::verification::LastVerification;
 use crate::model::{BackupId, Event, OperationId};
 use crate::postgres::{Error, fence};
@@ -19,12 +20,14 @@ pub struct Stored {
     pub sequence: i64,
     pub register_time: DateTime<Utc>,
     pub revision: i64,
+    /// When its file was proven in the archive, if it is there.
+    pub archive_time: Option<DateTime<Utc>>,
 }
 
-type Row = (Json<Backup>, i64, DateTime<Utc>, i64);
+type Row = (Json<Backup>, i64, DateTime<Utc>, i64, Option<DateTime<Utc>>);
 
-fn stored((Json(backup), sequence, register_time, revision): Row) -> Stored {
-    Stored { backup, sequence, register_time, revision }
+fn stored((Json(backup), sequence, register_time, revision, archive_time): Row) -> Stored {
+    Stored { backup, sequence, register_time, revision, archive_time }
 }
 
 impl State {
@@ -80,6 +83,14 @@ impl State {
         Ok(())
     }
 
+    /// Notes which passphrase of this system was seen to open a file.
+    pub async fn note_opened(&self, id: &BackupId, note: PassphraseNote) -> Result<(), Error> {
+        let update = "UPDATE backup SET revision = revision + 1, body = body || jsonb_build_object('opened_by', $2::jsonb)
+                      WHERE id = $1";
+        sqlx::query(update).bind(id.as_str()).bind(Json(note)).execute(&self.pool).await?;
+        Ok(())
+    }
+
     /// Begins to make an entered backup READY, under the fence. Nobody is granted the lock before this has ended.
     ///
     /// # Errors
@@ -123,7 +134,7 @@ impl State {
     /// The backup that was not read for the longest time, if that is longer than `due`. Whoever gets it reads it.
     pub async fn claim_scrub(&self, due: Duration) -> Result<Option<Backup>, Error> {
         let claim = "UPDATE backup SET scrub_time = clock_timestamp() WHERE id =
-                         (SELECT id FROM backup WHERE state IN ('ready', 'invalid', 'missing')
+                         (SELECT id FROM backup WHERE (state IN ('ready', 'invalid') OR (state = 'missing' AND archive_time IS NULL))
                                 AND coalesce(scrub_time, register_time) < clock_timestamp() - make_interval(secs => $1)
                           ORDER BY coalesce(scrub_time, register_time) LIMIT 1 FOR UPDATE SKIP LOCKED)
                      RETURNING body";
@@ -152,6 +163,18 @@ impl State {
         Ok(moved)
     }
 
+    /// Takes a backup whose file is gone out of the catalog, unless the archive has it: then it is MISSING.
+    pub async fn give_up_backup(&self, id: &BackupId, from: BackupState, detail: &str) -> Result<(), Error> {
+        let keep = "UPDATE backup SET state = 'missing', revision = revision + 1,
+                           body = body || jsonb_build_object('state', 'missing', 'state_detail', $3::text)
+                    WHERE id = $1 AND state = $2 AND archive_time IS NOT NULL";
+        let keep = sqlx::query(keep).bind(id.as_str()).bind(word(from)).bind(detail);
+        if keep.execute(&self.pool).await?.rows_affected() == 0 {
+            self.forget_backup(id, from).await?;
+        }
+        Ok(())
+    }
+
     /// Takes a backup out of the catalog. False: it was not in that state.
     pub async fn forget_backup(&self, id: &BackupId, from: BackupState) -> Result<bool, Error> {
         let delete = sqlx::query("DELETE FROM backup WHERE id = $1 AND state = $2").bind(id.as_str()).bind(word(from));
@@ -159,19 +182,19 @@ impl State {
     }
 
     pub async fn backup(&self, id: &BackupId) -> Result<Option<Stored>, Error> {
-        let query = "SELECT body, sequence, register_time, revision FROM backup WHERE id = $1";
+        let query = "SELECT body, sequence, register_time, revision, archive_time FROM backup WHERE id = $1";
         Ok(sqlx::query_as::<_, Row>(query).bind(id.as_str()).fetch_optional(&self.pool).await?.map(stored))
     }
 
     /// All backups, newest first.
     pub async fn backups(&self) -> Result<Vec<Stored>, Error> {
-        let query = "SELECT body, sequence, register_time, revision FROM backup ORDER BY sequence DESC";
+        let query = "SELECT body, sequence, register_time, revision, archive_time FROM backup ORDER BY sequence DESC";
         Ok(sqlx::query_as::<_, Row>(query).fetch_all(&self.pool).await?.into_iter().map(stored).collect())
     }
 
     /// The backup that an operation entered.
     pub async fn backup_of(&self, operation: OperationId) -> Result<Option<Stored>, Error> {
-        let query = "SELECT body, sequence, register_time, revision FROM backup WHERE operation = $1";
+        let query = "SELECT body, sequence, register_time, revision, archive_time FROM backup WHERE operation = $1";
         Ok(sqlx::query_as::<_, Row>(query).bind(operation.0).fetch_optional(&self.pool).await?.map(stored))
     }
 }
@@ -180,12 +203,16 @@ impl State {
 pub struct Publication(Transaction<'static, Postgres>);
 
 impl Publication {
+    pub(super) fn of(transaction: Transaction<'static, Postgres>) -> Self {
+        Self(transaction)
+    }
+
     pub async fn commit(self) -> Result<(), Error> {
         Ok(self.0.commit().await?)
     }
 }
 
-async fn set_state(
+pub(super) async fn set_state(
     connection: &mut PgConnection,
     id: &BackupId,
     from: BackupState,
@@ -199,7 +226,7 @@ async fn set_state(
     Ok(update.execute(connection).await?.rows_affected() == 1)
 }
 
-fn word(state: BackupState) -> &'static str {
+pub(super) fn word(state: BackupState) -> &'static str {
     match state {
         BackupState::Creating => "creating",
         BackupState::Ready => "ready",

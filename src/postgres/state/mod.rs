@@ -1,11 +1,13 @@
 //! The service's own state, in the schema `holdfast`: what survives this process and is in no backup.
 
+mod archive;
 mod backups;
 pub(super) mod events;
 mod leases;
 mod operations;
 mod settings;
 mod slots;
+mod uploads;
 
 use std::time::Duration;
 
@@ -21,11 +23,13 @@ use crate::model::name::quoted;
 use crate::model::operation::RestoreResult;
 use crate::model::{Catalog, Notice, OperationId};
 
+pub use archive::Archivist;
 pub use backups::{Publication, Stored};
 pub use events::Outbox;
 pub use leases::{Asked, Grant};
 pub use operations::{Accepted, Alive, Commit, Request, Unfinished};
 pub use slots::{Slot, Watch};
+pub use uploads::Uploaded;
 
 /// Cheap to clone.
 #[derive(Debug, Clone)]
@@ -45,11 +49,13 @@ pub struct System {
     pub install_time: DateTime<Utc>,
 }
 
-const MIGRATIONS: [(i64, &str, &str); 5] = [
+const MIGRATIONS: [(i64, &str, &str); 7] = [
     (1, "state", include_str!("../migrations/0001_state.sql")),
     (2, "events", include_str!("../migrations/0002_events.sql")),
     (3, "lock", include_str!("../migrations/0003_lock.sql")),
     (4, "found", include_str!("../migrations/0004_found.sql")),
+    (5, "upload", include_str!("../migrations/0005_upload.sql")),
+    (6, "archive", include_str!("../migrations/0006_archive.sql")),
     (8, "schedule", include_str!("../migrations/0008_schedule.sql")),
 ];
 
@@ -183,6 +189,12 @@ impl State {
     pub async fn set_volume(&self, id: Uuid) -> Result<Uuid, Error> {
         sqlx::query("UPDATE system SET volume_id = $1 WHERE volume_id IS NULL").bind(id).execute(&self.pool).await?;
         Ok(sqlx::query_scalar("SELECT volume_id FROM system").fetch_one(&self.pool).await?)
+    }
+
+    /// Gives the system another volume in the place of one that is lost.
+    pub async fn replace_volume(&self, lost: Uuid, new: Uuid) -> Result<(), Error> {
+        sqlx::query("UPDATE system SET volume_id = $2 WHERE volume_id = $1").bind(lost).bind(new).execute(&self.pool).await?;
+        Ok(())
     }
 
     /// The tables of the catalog as they are now.

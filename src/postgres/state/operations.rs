@@ -7,6 +7,7 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::{State, events};
+use crate::model::backup::Trigger;
 use crate::model::{BackupId, Event, Operation, OperationId};
 use crate::postgres::Error;
 
@@ -49,7 +50,7 @@ pub enum Commit {
 }
 
 /// How long a `request_id` is remembered.
-const REMEMBERED: &str = "24 hours";
+pub(super) const REMEMBERED: &str = "24 hours";
 
 /// An operation that is not done, and what is known of its owner.
 #[derive(Debug, Clone, Copy)]
@@ -215,20 +216,23 @@ impl State {
         Ok(adopted.fetch_optional(&self.pool).await?.map(operation))
     }
 
-    /// How long it is until callers have made fewer than `limit` backups within an hour; `None`: they have not made more.
-    pub async fn until_fewer_than(&self, limit: u32) -> Result<Option<Duration>, Error> {
+    /// How long it is until fewer than `limit` backups of this kind were made within an hour; `None`: they have not made more.
+    pub async fn until_fewer_than(&self, trigger: Trigger, limit: u32) -> Result<Option<Duration>, Error> {
         let query = "SELECT extract(epoch FROM heartbeat_time + interval '1 hour' - clock_timestamp())::float8 FROM operation
-                     WHERE done AND body->>'kind' = 'backup' AND body->>'trigger' = 'on_demand' AND body->'outcome' ? 'backup'
+                     WHERE done AND body->>'kind' = 'backup' AND body->'trigger' = $2 AND body->'outcome' ? 'backup'
                        AND heartbeat_time > clock_timestamp() - interval '1 hour'
                      ORDER BY heartbeat_time DESC OFFSET $1 LIMIT 1";
-        let oldest: Option<f64> = sqlx::query_scalar(query).bind(i64::from(limit) - 1).fetch_optional(&self.pool).await?;
+        let oldest: Option<f64> =
+            sqlx::query_scalar(query).bind(i64::from(limit) - 1).bind(Json(trigger)).fetch_optional(&self.pool).await?;
         Ok(oldest.map(|left| Duration::try_from_secs_f64(left.ceil()).unwrap_or_default()))
     }
 
-    /// Forgets operations that ended long ago.
+    /// Forgets operations that ended long ago, and requests that are not remembered any more.
     pub async fn forget_operations(&self) -> Result<(), Error> {
         let delete = "DELETE FROM operation WHERE done AND create_time < clock_timestamp() - interval '30 days'";
         sqlx::query(delete).execute(&self.pool).await?;
+        let delete = "DELETE FROM upload WHERE create_time <= clock_timestamp() - $1::interval";
+        sqlx::query(delete).bind(REMEMBERED).execute(&self.pool).await?;
         Ok(())
     }
 }

@@ -27,6 +27,9 @@ impl State {
     }
 
     /// Writes a setting that is still at `revision`, and tells of it; false when somebody else changed it since.
+    ///
+    /// # Errors
+    /// `Error::NotKept` when the secret does not read back as it was written: nothing was changed.
     pub async fn set_setting<T: Serialize + Sync>(
         &self,
         name: &str,
@@ -38,20 +41,23 @@ impl State {
     ) -> Result<bool, Error> {
         let statement = match revision {
             0 => "INSERT INTO setting (name, value, secret, update_time, updater) VALUES ($1, $2, $3, clock_timestamp(), $4)
-                  ON CONFLICT (name) DO NOTHING",
+                  ON CONFLICT (name) DO NOTHING RETURNING secret",
             _ => "UPDATE setting SET value = $2, secret = $3, update_time = clock_timestamp(), updater = $4, revision = revision + 1
-                  WHERE name = $1 AND revision = $5",
+                  WHERE name = $1 AND revision = $5 RETURNING secret",
         };
-        let mut statement = sqlx::query(statement).bind(name).bind(Json(value)).bind(secret).bind(updater);
+        let mut statement =
+            sqlx::query_scalar::<_, Option<Vec<u8>>>(statement).bind(name).bind(Json(value)).bind(secret).bind(updater);
         if revision != 0 {
             statement = statement.bind(revision);
         }
         let mut transaction = self.pool.begin().await?;
-        let changed = statement.execute(&mut *transaction).await?.rows_affected() == 1;
-        if changed {
-            events::write(&mut transaction, [event]).await?;
+        let kept = statement.fetch_optional(&mut *transaction).await?;
+        let Some(kept) = kept else { return Ok(false) };
+        if kept.as_deref() != secret {
+            return Err(Error::NotKept);
         }
+        events::write(&mut transaction, [event]).await?;
         transaction.commit().await?;
-        Ok(changed)
+        Ok(true)
     }
 }

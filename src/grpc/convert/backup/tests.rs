@@ -30,6 +30,9 @@ pub fn sample(passphrase: Option<PassphraseNote>) -> Backup {
         size_bytes: 4096,
         sha256: Sha256([7; 32]),
         passphrase,
+        opened_by: None,
+        recipients: Vec::new(),
+        write_only: false,
         resources: vec![ResourceContent { name: "adapters".parse().unwrap(), title: "Adapters".into(), items: 3, bytes: 99 }],
         format_version: "1.0".into(),
         source_system: Some(Uuid::from_u128(6)),
@@ -45,6 +48,7 @@ fn note() -> PassphraseNote {
 
 fn entry(sequence: i64) -> Listed {
     Listed {
+        archive_time: None,
         backup: sample(Some(note())),
         sequence,
         register_time: at(3),
@@ -125,8 +129,11 @@ fn only_callers_triggers_can_be_asked_for() {
 fn a_restore_takes_the_passphrase_as_it_is_and_promises_nothing_it_does_not_keep() {
     let request = wire::RestoreRequest { name: format!("backups/{}", sample(None).id), ..Default::default() };
     let with = |passphrase: &str| restore_request(wire::RestoreRequest { passphrase: passphrase.into(), ..request.clone() });
-    assert!(with("").unwrap().passphrase.is_none());
-    assert_eq!(with(" blanks count ").unwrap().passphrase.unwrap().reveal(), " blanks count ");
+    assert!(with("").unwrap().opener.is_none());
+    assert_eq!(with(" blanks count ").unwrap().opener.unwrap().passphrase().unwrap().reveal(), " blanks count ");
+    let with_key = |secret_key: Vec<u8>| restore_request(wire::RestoreRequest { secret_key, ..request.clone() });
+    assert!(matches!(with_key(vec![1]).unwrap().opener, Some(crate::model::Opener::SecretKey(_))));
+    assert_eq!(refused(with_key(vec![0; 65_537])).1, "secret_key");
     let previewed = wire::RestoreRequest { preview_etag: "1".into(), ..request.clone() };
     assert_eq!(restore_request(previewed).unwrap().preview_etag.as_deref(), Some("1"));
     let long = wire::RestoreRequest { reason: "x".repeat(257), ..request.clone() };

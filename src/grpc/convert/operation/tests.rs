@@ -172,6 +172,7 @@ fn an_obstacle_to_both_is_named_once() {
         storage_available_bytes: 1,
         storage_used_bytes: 2,
         system_id: Uuid::nil(),
+        archive: None,
     });
     assert!(!status.backup_possible && !status.restore_possible);
     assert_eq!(status.obstacles.len(), 2);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::super::fields::tests::refused;
 use super::*;
+use crate::model::settings::Setting;
 
 fn invalid_field(field: &str) -> (String, String) {
     ("INVALID_FIELD".into(), field.into())
