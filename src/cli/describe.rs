@@ -82,8 +82,11 @@ pub fn backup(backup: &Backup) -> String {
 pub fn synced(found: &SyncBackupsResponse) -> String {
     let imported = found.imported.iter().map(|backup| (id(&backup.name), "taken in".to_owned(), backup.file_name.clone()));
     let missing = found.missing.iter().map(|name| (id(name), "missing".to_owned(), "Its file is gone.".to_owned()));
+    let back = "Its file is there again, and is what was written.";
+    let recovered = found.recovered.iter().map(|name| (id(name), "back".to_owned(), back.to_owned()));
     let rejected = found.rejected.iter().map(|file| (file.file_name.clone(), "left alone".to_owned(), file.detail.clone()));
-    let rows: Vec<_> = imported.chain(missing).chain(rejected).map(|(name, what, detail)| [name, what, detail]).collect();
+    let rows = imported.chain(missing).chain(recovered).chain(rejected);
+    let rows: Vec<_> = rows.map(|(name, what, detail)| [name, what, detail]).collect();
     let untold = usize::try_from(found.rejected_count).unwrap_or_default().saturating_sub(found.rejected.len());
     match (rows.is_empty(), untold) {
         (true, _) => "The folder has the files that the list has.".to_owned(),

@@ -172,6 +172,7 @@ pub async fn resources(session: Session) -> Result<(), Problem> {
 
 pub async fn status(session: Session) -> Result<(), Problem> {
     let Session { client, output } = &session;
-    let status = client.repeat(async || client.backups().get_system_status(unary(GetSystemStatusRequest {})).await).await?;
+    // Asked once: that it is not available is an answer.
+    let status = client.once(async || client.backups().get_system_status(unary(GetSystemStatusRequest {})).await).await?;
     output.result(&status, describe::status)
 }

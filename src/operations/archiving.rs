@@ -11,8 +11,9 @@ use chrono::SecondsFormat;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use super::call::Caller;
+use super::call::{Caller, Rejected};
 use super::outbox::pause;
+use super::sync::rejected;
 use super::{Error, Holdfast, Result};
 use crate::depot::{self, Depot};
 use crate::fault;
@@ -20,7 +21,7 @@ use crate::folder;
 use crate::model::archive::ArchiveFacts;
 use crate::model::backup::{Backup, State};
 use crate::model::event::{Event, backup_name};
-use crate::model::{BackupId, FileName};
+use crate::model::{BackupId, FileName, Reason};
 use crate::postgres::state::{Archivist, Stored};
 
 /// The archive of this system.
@@ -184,20 +185,23 @@ impl Holdfast {
         Ok(())
     }
 
-    /// Enters files that only the archive has, oldest first, and notes those that it has lost. Returns what was entered.
-    pub(super) async fn compare_archive(&self, caller: &Caller, archive: &Archive) -> Result<Vec<BackupId>> {
+    /// Enters files that only the archive has, oldest first, and notes those that it has lost. Returns what was entered, and
+    /// what is no backup any more.
+    pub(super) async fn compare_archive(&self, caller: &Caller, archive: &Archive) -> Result<(Vec<BackupId>, Vec<Rejected>)> {
         let state = &self.0.parts.state;
         // Before the archive: what is copied from here on is not taken for lost.
         let catalog: BTreeMap<FileName, Stored> =
             state.backups().await?.into_iter().map(|stored| (stored.backup.file_name.clone(), stored)).collect();
         let files = archive.depot.files().await?;
-        let mut entered = Vec::new();
+        let (mut entered, mut damaged) = (Vec::new(), Vec::new());
         for name in &files {
             match catalog.get(name) {
                 None => {
                     let Some((size, sha256)) = digest_of(archive, name).await? else { continue };
                     if !name.proves(sha256) {
                         tracing::warn!(file = %name, "a file in the archive is damaged, and not taken for a backup");
+                        let detail = "It is in the archive, and damaged: its SHA-256 is not that of its name.";
+                        damaged.push(rejected(name.to_string(), Reason::BackupCorrupted, detail));
                         continue;
                     }
                     let found = Backup::found(name.clone(), size, sha256, caller.principal());
@@ -225,7 +229,7 @@ impl Holdfast {
                 self.note_lost(backup, "The file is no longer in the archive.").await?;
             }
         }
-        Ok(entered)
+        Ok((entered, damaged))
     }
 
     /// That it is this system's archive that is there.
@@ -247,18 +251,18 @@ impl Holdfast {
     }
 
     /// Looks for files that only the archive has. What is wrong with the archive is told where that is always told.
-    pub(super) async fn sync_archive(&self, caller: &Caller) -> Vec<BackupId> {
-        let Some(archive) = &self.0.parts.archive else { return Vec::new() };
+    pub(super) async fn sync_archive(&self, caller: &Caller) -> (Vec<BackupId>, Vec<Rejected>) {
+        let Some(archive) = &self.0.parts.archive else { return Default::default() };
         let compared = async {
             match archive.depot.owner().await? {
                 Some(owner) if owner == self.0.system.id => self.compare_archive(caller, archive).await,
                 // Whoever copies makes it ours, or says why not.
-                _ => Ok(Vec::new()),
+                _ => Ok(Default::default()),
             }
         };
         compared.await.unwrap_or_else(|error| {
             tracing::warn!(%error, "the archive could not be compared with the catalog");
-            Vec::new()
+            Default::default()
         })
     }
 

@@ -78,6 +78,8 @@ pub struct Synced {
     pub imported: Vec<Listed>,
     /// No longer in the folder.
     pub missing: Vec<BackupId>,
+    /// In it again.
+    pub recovered: Vec<BackupId>,
     /// Left alone, in part; `rejected_count` are all.
     pub rejected: Vec<Rejected>,
     pub rejected_count: u64,

@@ -34,7 +34,7 @@ pub enum Error {
     ResourceUnknown(ResourceName),
     #[error("the backup has no data of resource {0}")]
     ResourceNotInBackup(ResourceName),
-    #[error("backup {0} cannot be used: {1}")]
+    #[error("backup {0} cannot be used: {detail}", detail = .1.trim_end_matches('.'))]
     BackupNotReady(BackupId, String),
     #[error("the file of backup {0} is on its way back from the archive")]
     OnItsWay(BackupId, OperationId),

@@ -42,7 +42,7 @@ impl Holdfast {
         let (manifest, chosen) = (&source.manifest, &source.chosen);
         let begin = Restore::begin(&parts.database, &parts.catalog, Purpose::Preview, work.id(), caller, manifest, chosen);
         let mut restore = begin.await?;
-        let end = source.load(work, &mut restore).await?;
+        let end = self.load(work, source, &mut restore).await?;
         self.note_contents(&source.backup, manifest, &end, source.opener.as_ref()).await?;
         work.phase(Phase::Checking, "Compares the file with the database.");
         let notices = foreseen(&mut restore, source, &end).await?;

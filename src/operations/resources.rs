@@ -5,6 +5,7 @@ use super::{Error, Holdfast, Result};
 use crate::model::Notice;
 use crate::model::backup::{Backup, State, Trigger};
 use crate::model::catalog::Resource;
+use crate::postgres;
 
 impl Holdfast {
     /// The resources of the catalog as they are now.
@@ -23,13 +24,16 @@ impl Holdfast {
     }
 
     /// Whether a backup or a restore would be accepted now, and if not, why. Answers with what it knows even when the
-    /// volume does not work.
+    /// volume does not work; without the database nothing is known, which is told at once.
     pub async fn system_status(&self) -> Result<SystemStatus> {
         let parts = &self.0.parts;
         let mut obstacles = Vec::new();
         obstacles.extend(self.accepting().err());
         obstacles.extend(self.check_volume().await.err());
-        obstacles.extend(parts.state.inspect(&parts.catalog).await.map_err(Error::from).err());
+        match parts.state.inspect(&parts.catalog).await {
+            Err(error @ postgres::Error::Unavailable(_)) if error.passes() => return Err(error.into()),
+            inspected => obstacles.extend(inspected.map_err(Error::from).err()),
+        }
         obstacles.extend(self.lock_is_free().await.err());
         let obstacles: Vec<_> = obstacles.iter().map(Error::failure).collect();
         let mut backup_obstacles = obstacles.clone();

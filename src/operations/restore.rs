@@ -63,9 +63,9 @@ impl Holdfast {
         if request.preview_etag.is_none() {
             restore.look_for_short_way().await?;
         }
-        let mut end = source.load(work, &mut restore).await?;
+        let mut end = self.load(work, source, &mut restore).await?;
         if restore.take_short_way().await? {
-            end = source.load(work, &mut restore).await?;
+            end = self.load(work, source, &mut restore).await?;
         }
         if !restore.is_locked() {
             // What is refused is better refused before anybody has to wait.

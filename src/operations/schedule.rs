@@ -95,6 +95,7 @@ impl Holdfast {
         }
         let left = schedule.left(planned, time);
         if left.is_zero() {
+            self.pass(&[planned], RunState::Missed, "schedule.run_missed").await?;
             let deadline = humantime::format_duration(schedule.start_deadline);
             return wrong(format!("the run is later than the start deadline of the schedule allows ({deadline}); it was missed"));
         }

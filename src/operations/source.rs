@@ -54,7 +54,6 @@ impl Holdfast {
         let mut backup = self.ready_backup(id).await?;
         let (file, manifest) = match self.open_file(who, &backup, opener).await {
             Err(error @ (Error::Damaged(_) | Error::Folder(folder::Error::Missing))) => {
-                // The archive may have it whole.
                 backup = self.brought_back_instead(&backup, error).await?;
                 self.open_file(who, &backup, opener).await?
             }
@@ -107,21 +106,26 @@ impl Holdfast {
         .await?
     }
 
-    /// A backup that was thought good, and whose file could not be used: noted as what it is, and brought back.
+    /// A backup that was thought good, and whose file could not be used: noted as what it is, and brought back where the archive
+    /// has it whole.
     ///
     /// # Errors
-    /// `error`, when the archive does not have it, or the file is as it should be.
+    /// `error`, when it does not, or the file is as it should be.
     pub(super) async fn brought_back_instead(&self, backup: &Backup, error: Error) -> Result<Backup> {
-        let archived =
-            async || Ok::<_, Error>(self.0.parts.state.backup(&backup.id).await?.filter(|stored| stored.archive_time.is_some()));
-        if self.0.parts.archive.is_none() || archived().await?.is_none() {
-            return Err(error);
-        }
         self.look_again(backup).await?;
-        match archived().await?.filter(|stored| self.comes_back(stored)) {
+        match self.0.parts.state.backup(&backup.id).await?.filter(|stored| self.comes_back(stored)) {
             Some(_) => self.ready_backup(&backup.id).await,
             None => Err(error),
         }
+    }
+
+    /// Loads a file into the staging tables, and returns its end record when everything in it held. Damage is known from then on.
+    pub(super) async fn load(&self, work: &Arc<Work>, source: &Source, restore: &mut Restore) -> Result<EndRecord> {
+        let loaded = source.load(work, restore).await;
+        if let Err(error @ Error::Damaged(_)) = &loaded {
+            self.note_damage(&source.backup, Some(error)).await?;
+        }
+        loaded
     }
 
     fn notices_about(&self, manifest: &Manifest, kept: &[ResourceName]) -> Vec<Notice> {
@@ -168,7 +172,7 @@ impl Source {
     ///
     /// # Errors
     /// Also when the tables are not those that the caller was told of, after a wait for a software update for example.
-    pub async fn load(&self, work: &Arc<Work>, restore: &mut Restore) -> Result<EndRecord> {
+    async fn load(&self, work: &Arc<Work>, restore: &mut Restore) -> Result<EndRecord> {
         if restore.drift() != self.drift {
             return Err(postgres::Error::Incompatible("the tables were altered since it was opened; start again".into()).into());
         }

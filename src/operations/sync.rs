@@ -42,7 +42,7 @@ impl Holdfast {
                 () = self.0.stopping.cancelled() => return,
             };
             match synced {
-                Ok(Synced { imported, missing, rejected, rejected_count }) => {
+                Ok(Synced { imported, missing, recovered, rejected, rejected_count }) => {
                     for Rejected { file_name, detail, .. } in rejected.iter().take(MAX_LOGGED) {
                         tracing::warn!(
                             file_name,
@@ -50,10 +50,10 @@ impl Holdfast {
                             "a file in the backup folder is not taken for a backup, and left alone"
                         );
                     }
-                    let (imported, missing) = (imported.len(), missing.len());
                     tracing::info!(
-                        imported,
-                        missing,
+                        imported = imported.len(),
+                        missing = missing.len(),
+                        recovered = recovered.len(),
                         rejected = rejected_count,
                         "the backup folder was compared with the catalog"
                     );
@@ -79,7 +79,7 @@ impl Holdfast {
         let Contents { backups: files, others } = blocking(move || folder.contents()).await??;
         let catalog = self.0.parts.state.backups().await?;
         let missing = self.mark_missing(caller, &catalog, |name| files.contains(name)).await?;
-        self.mark_found(caller, &catalog, |name| files.contains(name)).await?;
+        let mut recovered = self.mark_found(caller, &catalog, |name| files.contains(name)).await?;
 
         let others = others.into_iter().map(|(file_name, detail)| rejected(file_name, Reason::NotABackupFile, detail));
         let mut all_rejected: Vec<Rejected> = others.collect();
@@ -107,6 +107,7 @@ impl Holdfast {
                                 |stored: &Stored| stored.backup.state == State::Missing && stored.backup.file_name == name;
                             if let Some(stored) = stored.filter(missed) {
                                 self.note_presence(caller, &stored.backup, State::Ready, "", "backup.recovered").await?;
+                                recovered.push(stored.backup.id);
                             }
                         }
                     }
@@ -115,14 +116,16 @@ impl Holdfast {
                 },
             }
         }
-        entered.extend(self.sync_archive(caller).await);
+        let (in_archive, damaged) = self.sync_archive(caller).await;
+        entered.extend(in_archive);
+        all_rejected.extend(damaged);
         let rejected_count = all_rejected.len() as u64;
         all_rejected.truncate(MAX_REJECTED);
         let imported = match entered.is_empty() {
             true => Vec::new(),
             false => self.listed().await?.into_iter().filter(|listed| entered.contains(&listed.backup.id)).collect(),
         };
-        Ok(Synced { imported, missing, rejected: all_rejected, rejected_count })
+        Ok(Synced { imported, missing, recovered, rejected: all_rejected, rejected_count })
     }
 
     async fn mark_missing(&self, caller: &Caller, catalog: &[Stored], seen: impl Fn(&FileName) -> bool) -> Result<Vec<BackupId>> {
@@ -149,7 +152,8 @@ impl Holdfast {
         Ok(missing)
     }
 
-    async fn mark_found(&self, caller: &Caller, catalog: &[Stored], seen: impl Fn(&FileName) -> bool) -> Result<()> {
+    async fn mark_found(&self, caller: &Caller, catalog: &[Stored], seen: impl Fn(&FileName) -> bool) -> Result<Vec<BackupId>> {
+        let mut recovered = Vec::new();
         let back = catalog.iter().map(|stored| &stored.backup);
         for backup in back.filter(|backup| backup.state == State::Missing && seen(&backup.file_name)) {
             let (folder, of, stopped) = (self.0.parts.folder.clone(), backup.clone(), self.stopping());
@@ -157,11 +161,12 @@ impl Holdfast {
             // Anything but the file that was written is left for a verification to tell of, and what one has found before stays.
             let damage = backup.last_verification.as_ref().and_then(|last| last.damage.as_ref());
             let known = damage.is_some_and(|check| check.aspect.level() > VerifyLevel::Checksum);
-            if !known && checks.iter().all(|check| check.passed) {
-                self.note_presence(caller, backup, State::Ready, "", "backup.recovered").await?;
+            let whole = !known && checks.iter().all(|check| check.passed);
+            if whole && self.note_presence(caller, backup, State::Ready, "", "backup.recovered").await? {
+                recovered.push(backup.id.clone());
             }
         }
-        Ok(())
+        Ok(recovered)
     }
 
     async fn note_presence(&self, caller: &Caller, backup: &Backup, state: State, detail: &str, kind: &str) -> Result<bool> {
@@ -208,7 +213,7 @@ impl Holdfast {
     }
 }
 
-fn rejected(file_name: String, reason: Reason, detail: impl Into<String>) -> Rejected {
+pub(super) fn rejected(file_name: String, reason: Reason, detail: impl Into<String>) -> Rejected {
     Rejected { file_name, reason, detail: detail.into() }
 }
 

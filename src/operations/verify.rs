@@ -49,7 +49,7 @@ impl Holdfast {
             State::Deleting => return Err(Error::BackupNotReady(id, "it is being deleted".into())),
             State::Ready | State::Invalid | State::Missing => stored.backup,
         };
-        if level == VerifyLevel::Rehearsal && backup.state != State::Ready {
+        if level == VerifyLevel::Rehearsal && backup.state != State::Ready && !comes_back {
             return Err(Error::BackupNotReady(id, format!("{}; verify its contents first", backup.state_detail)));
         }
         if level > VerifyLevel::Checksum {
@@ -64,6 +64,8 @@ impl Holdfast {
             if comes_back {
                 holdfast.check_volume().await?;
                 holdfast.bring_back(&work, &backup).await?;
+                // Or a rehearsal would not take it.
+                holdfast.look_again(&backup).await?;
             }
             holdfast.run_verification(&work, &about, backup, level, opener).await
         };
@@ -72,11 +74,20 @@ impl Holdfast {
 
     /// Notes what has become of a file that could not be used.
     pub(super) async fn look_again(&self, backup: &Backup) -> Result<()> {
+        self.note_damage(backup, None).await
+    }
+
+    /// The same, of one that somebody has read to its end and found to be damaged within.
+    pub(super) async fn note_damage(&self, backup: &Backup, within: Option<&Error>) -> Result<()> {
         self.check_volume().await?;
         let (folder, of, stopped) = (self.0.parts.folder.clone(), backup.clone(), self.stopping());
-        let (checks, _) = super::blocking(move || look_at_file(&folder, &of, VerifyLevel::Checksum, None, &stopped)).await??;
-        let (backup, level) = (backup.id.clone(), VerifyLevel::Checksum);
-        self.note_verification(None, &Verification { backup, level, checks, notices: Vec::new() }).await
+        let look = move || look_at_file(&folder, &of, VerifyLevel::Checksum, None, &stopped);
+        let (mut checks, mut level) = (super::blocking(look).await??.0, VerifyLevel::Checksum);
+        if let Some(error) = within.filter(|_| checks.iter().all(|check| check.passed)) {
+            checks.push(failed(Aspect::Structure, format!("{error}.")));
+            level = VerifyLevel::Contents;
+        }
+        self.note_verification(None, &Verification { backup: backup.id.clone(), level, checks, notices: Vec::new() }).await
     }
 
     /// Whether what was sent opens a file. Of a damaged file nobody can say it: that is found out later.
@@ -151,7 +162,7 @@ impl Holdfast {
         let begin = Restore::begin(&parts.database, &parts.catalog, purpose, work.id(), &about.caller, manifest, chosen);
         let mut restore = begin.await?;
         let rehearsed = async {
-            let end = source.load(work, &mut restore).await?;
+            let end = self.load(work, &source, &mut restore).await?;
             work.phase(Phase::Applying, "Replaces what differs, to be rolled back.");
             restore.lock().await?;
             Ok::<_, Error>(restore.apply(&end).await?)

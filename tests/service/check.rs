@@ -37,11 +37,7 @@ fn reason(result: Result<EncryptionInfo, OperationError>) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn c06_the_list_and_a_check_tell_which_passphrase_opens_which_file() {
     let world = World::new().await;
-    let plain = world.backup().await;
-    world.set_passphrase(PASSPHRASE).await;
-    let first = world.backup().await;
-    world.set_passphrase(SECOND).await;
-    let second = world.backup().await;
+    let [plain, first, second] = world.of_three_times(SECOND).await;
     assert_eq!(world.listed_passphrase(&plain).await, (0, false));
     assert_eq!(world.listed_passphrase(&first).await, (1, false));
     assert_eq!(world.listed_passphrase(&second).await, (2, true));

@@ -39,11 +39,7 @@ async fn c05_c16_only_a_blank_passphrase_switches_encryption_off_and_a_weak_one_
 #[tokio::test(flavor = "multi_thread")]
 async fn c06_c08_a_file_opens_with_the_passphrase_of_its_time_and_with_no_other() {
     let world = World::new().await;
-    let plain = world.backup().await;
-    world.set_passphrase(PASSPHRASE).await;
-    let first = world.backup().await;
-    world.set_passphrase(SECOND).await;
-    let second = world.backup().await;
+    let [plain, first, second] = world.of_three_times(SECOND).await;
     world.set_passphrase("").await;
     let good = world.digests();
     world.damage();
@@ -63,7 +59,7 @@ async fn c06_c08_a_file_opens_with_the_passphrase_of_its_time_and_with_no_other(
         );
     }
     // Damage is told from a wrong passphrase, with the right one, a wrong one and none.
-    let bytes = std::fs::read(world.file(&second)).unwrap();
+    let (bytes, mut superuser) = (std::fs::read(world.file(&second)).unwrap(), world.superuser().await);
     for place in [3, bytes.len() / 2, bytes.len() - 1] {
         let mut damaged = bytes.clone();
         damaged[place] ^= 0x40;
@@ -71,6 +67,7 @@ async fn c06_c08_a_file_opens_with_the_passphrase_of_its_time_and_with_no_other(
         for passphrase in [SECOND, PASSPHRASE, ""] {
             let error = world.restore(&second, passphrase).await.unwrap_err();
             assert_eq!((error.reason.as_str(), error.code), ("BACKUP_CORRUPTED", Code::DataLoss.into()), "{place} {passphrase}");
+            world.forget_damage(&mut superuser).await;
         }
     }
     std::fs::remove_file(world.file(&second)).unwrap();
@@ -78,6 +75,7 @@ async fn c06_c08_a_file_opens_with_the_passphrase_of_its_time_and_with_no_other(
     assert_eq!(world.digests(), hurt);
 
     std::fs::write(world.file(&second), bytes).unwrap();
+    world.forget_damage(&mut superuser).await;
     for (backup, passphrase) in [(&plain, ""), (&first, PASSPHRASE), (&second, SECOND)] {
         world.restore(backup, passphrase).await.unwrap();
         assert_eq!(world.digests(), good);

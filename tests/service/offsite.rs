@@ -156,6 +156,9 @@ async fn f09_what_is_gone_or_damaged_here_comes_back_from_the_archive_when_it_is
     assert!(world.verify(&backup, VerifyLevel::Contents, PASSPHRASE).await.unwrap().valid);
     assert_eq!(world.entry(&backup).await.state(), State::Ready);
     lose().await;
+    assert!(world.verify(&backup, VerifyLevel::Rehearsal, PASSPHRASE).await.unwrap().valid);
+    assert_eq!(world.entry(&backup).await.state(), State::Ready);
+    lose().await;
     assert_eq!(world.downloaded(&backup).await.unwrap(), good);
     lose().await;
     world.damage();
@@ -177,7 +180,7 @@ async fn f09_what_is_gone_or_damaged_here_comes_back_from_the_archive_when_it_is
     let output = world.cli(&["download", id, "-o", &saved.display().to_string()], "");
     assert!(output.status.success() && String::from_utf8_lossy(&output.stderr).contains("brought back"), "{output:?}");
     assert_eq!(std::fs::read(saved).unwrap(), good);
-    assert_eq!(world.value(&told("backup.recovered")).await, ["backup.recovered"; 5].join(" "));
+    assert_eq!(world.value(&told("backup.recovered")).await, ["backup.recovered"; 6].join(" "));
     world.is_tidy().await;
 }
 
@@ -274,6 +277,12 @@ async fn f16_with_the_database_and_the_folder_lost_the_archive_has_every_backup(
     let own = other.backup().await;
     assert_eq!(other.listed().await.len(), 1);
     assert_eq!(world.archive_files().len(), 2);
+    // What is no backup any more is told, and left out.
+    let name = |id: char| {
+        format!("{}{id}{}", &plain.file_name[..plain.file_name.len() - 20], &plain.file_name[plain.file_name.len() - 19..])
+    };
+    let damaged = [name('0'), name('1')].into_iter().find(|name| *name != plain.file_name).unwrap();
+    std::fs::copy(world.archive().join(&plain.file_name), world.archive().join(&damaged)).unwrap();
     // It takes the place of the one that is gone.
     other.terminate().await;
     other.set("HOLDFAST_ARCHIVE__ADOPT", &system);
@@ -289,6 +298,11 @@ async fn f16_with_the_database_and_the_folder_lost_the_archive_has_every_backup(
         assert_eq!((&found.name, &found.sha256, found.size_bytes), (&made.name, &made.sha256, made.size_bytes));
     }
     assert_eq!(listed[2].name, own.name);
+    let rejected = other.backups().await.sync_backups(SyncBackupsRequest {}).await.unwrap().into_inner().rejected;
+    let [rejected] = rejected.as_slice() else { panic!("{rejected:?}") };
+    assert_eq!((&rejected.file_name, rejected.reason.as_str()), (&damaged, "BACKUP_CORRUPTED"));
+    assert!(rejected.detail.contains("in the archive"), "{rejected:?}");
+    std::fs::remove_file(world.archive().join(&damaged)).unwrap();
     other.damage();
     let acknowledged_warnings = vec![NoticeCode::OtherSystem.into()];
     let request = RestoreRequest { passphrase: PASSPHRASE.into(), acknowledged_warnings, ..all_of(&encrypted) };

@@ -411,6 +411,10 @@ async fn p11_while_the_database_is_away_the_service_stays_and_works_again_afterw
         world.becomes_ready(false).await;
         let status = world.backups().await.backup(BackupRequest::default()).await.unwrap_err();
         assert_eq!(refused(status).reason, "DATABASE_UNAVAILABLE");
+        let asked = Instant::now();
+        let status = world.backups().await.get_system_status(GetSystemStatusRequest {}).await.unwrap_err();
+        assert_eq!(refused(status).reason, "DATABASE_UNAVAILABLE");
+        assert!(asked.elapsed() < Duration::from_secs(9), "{:?}: it waited more than once", asked.elapsed());
         tokio::time::sleep(Duration::from_secs(3).saturating_sub(start.elapsed())).await;
         world.database_away(false).await;
         world.becomes_ready(true).await;

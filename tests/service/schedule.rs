@@ -146,6 +146,11 @@ async fn s06_a_cronjob_that_fires_twice_on_several_replicas_makes_one_backup_for
         assert!(error.message.contains(word), "{error:?}");
     }
 
+    let missed = "select string_agg(state, ' ') from holdfast.slot where planned_time < now() - interval '6 hours'";
+    assert_eq!(world.value(missed).await, "missed");
+    let told = "select count(*)::text from holdfast.event where type = 'schedule.run_missed'";
+    assert_eq!(world.value(told).await, "1");
+
     // The lock is waited for, as by the timer.
     let update = world.begin_update().await;
     let waits = world.backups().await.backup(planned(Some(minute - 240))).await.unwrap().into_inner();

@@ -3,7 +3,7 @@
 
 use std::os::unix::fs::FileExt;
 
-use holdfast::grpc::proto::backup::RestoreRequest;
+use holdfast::grpc::proto::backup::{RestoreRequest, VerifyLevel};
 
 use super::proxy::Proxy;
 use super::world::World;
@@ -52,9 +52,11 @@ async fn f18_a_file_that_is_swapped_while_a_restore_waits_is_not_used() {
             }
         }
         world.sql("update zoo.item set note = 'now'").await;
+        world.forget_damage(&mut world.superuser().await).await;
         world.restore_fails(all_of(&good), "BACKUP_CORRUPTED").await;
         // Not by another name, so that the next one finds it whole.
         std::fs::write(&path, &bytes).unwrap();
+        assert!(world.verify(&good, VerifyLevel::Checksum, "").await.unwrap().valid);
     }
     world.restores_to(&good, &restored).await;
 }
@@ -89,6 +91,7 @@ async fn f18_a_file_that_is_overwritten_in_the_middle_of_a_restore_changes_nothi
         assert_eq!(world.digests(), before, "{copy}");
         world.is_tidy().await;
         std::fs::write(world.file(&good), &bytes).unwrap();
+        assert!(world.verify(&good, VerifyLevel::Checksum, "").await.unwrap().valid);
     }
     world.restores_to(&good, &restored).await;
 }

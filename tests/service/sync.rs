@@ -198,7 +198,8 @@ async fn files_that_are_gone_are_marked_and_found_again() {
     world.sync().await;
     assert_eq!(world.entry(&first).await.state(), State::Missing);
     std::fs::rename(&away, world.file(&first)).unwrap();
-    world.sync().await;
+    assert_eq!(world.sync().await.recovered, [first.name.as_str()]);
+    assert!(world.sync().await.recovered.is_empty(), "it is told once");
     assert_eq!(world.entry(&first).await.state(), State::Ready);
     world.restore(&first, "").await.unwrap();
 

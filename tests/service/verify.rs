@@ -6,11 +6,12 @@ use std::time::Duration;
 use holdfast::grpc::proto::backup::backup::State;
 use holdfast::grpc::proto::backup::operation::Result as Outcome;
 use holdfast::grpc::proto::backup::{
-    Backup, DeleteBackupRequest, GetBackupRequest, OperationError, OperationType, Retention, SetRetentionRequest,
-    VerifyBackupRequest, VerifyLevel, VerifyResult,
+    Backup, DeleteBackupRequest, GetBackupRequest, OperationError, OperationType, PreviewRestoreRequest, Retention,
+    SetRetentionRequest, VerifyBackupRequest, VerifyLevel, VerifyResult,
 };
 use sqlx::Connection;
 
+use super::offsite::flip;
 use super::world::{PASSPHRASE, World, refused, sha256};
 use super::zoo::all_of;
 
@@ -36,6 +37,25 @@ impl World {
 
 fn names(found: &VerifyResult) -> Vec<String> {
     found.checks.iter().map(|check| format!("{}{}", if check.passed { "" } else { "!" }, check.name)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f09_damage_that_a_restore_or_a_preview_meets_is_known_from_then_on() {
+    let world = World::small().await;
+    let [first, second] = [world.backup().await, world.backup().await];
+    let good = std::fs::read(world.file(&first)).unwrap();
+    flip(&world.file(&first));
+    std::fs::remove_file(world.file(&second)).unwrap();
+    assert_eq!(world.restore(&first, "").await.unwrap_err().reason, "BACKUP_CORRUPTED");
+    let request = PreviewRestoreRequest { name: second.name.clone(), ..Default::default() };
+    assert_eq!(world.try_preview(request).await.unwrap_err().reason, "BACKUP_FILE_MISSING");
+    let entries = [world.entry(&first).await, world.entry(&second).await];
+    assert_eq!(entries.each_ref().map(Backup::state), [State::Invalid, State::Missing], "{entries:?}");
+    assert_eq!(world.value(EVENTS).await, "backup.invalid backup.missing");
+    assert_eq!(world.restore(&first, "").await.unwrap_err().reason, "BACKUP_NOT_READY");
+    std::fs::write(world.file(&first), good).unwrap();
+    assert!(world.verify(&first, VerifyLevel::Checksum, "").await.unwrap().valid);
+    world.restore(&first, "").await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -68,7 +68,7 @@ fn cluster() -> Arc<Cluster> {
     static CLUSTER: OnceLock<Arc<Cluster>> = OnceLock::new();
     let run = || {
         let mut script = Command::new(repository().join("deploy/dev/postgres.sh"));
-        script.arg("run").arg(cluster_folder()).args(["-c", "max_connections=300", "-c", "max_prepared_transactions=10"]);
+        script.arg("run").arg(cluster_folder()).args(["-c", "max_connections=500", "-c", "max_prepared_transactions=10"]);
         // When protected work was committed is told by the database.
         script.args(["-c", "track_commit_timestamp=on"]);
         let mut script = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("postgres.sh runs");
@@ -627,6 +627,15 @@ impl World {
         self.backups().await.set_encryption(request).await.unwrap();
     }
 
+    /// Three backups: not encrypted, with PASSPHRASE, and with another that is in use then.
+    pub async fn of_three_times(&self, another: &str) -> [Backup; 3] {
+        let plain = self.backup().await;
+        self.set_passphrase(PASSPHRASE).await;
+        let first = self.backup().await;
+        self.set_passphrase(another).await;
+        [plain, first, self.backup().await]
+    }
+
     pub async fn try_set_passphrase(&self, passphrase: Option<&str>) -> Result<Encryption, tonic::Status> {
         let request = SetEncryptionRequest { passphrase: passphrase.map(str::to_owned), ..Default::default() };
         Ok(self.backups().await.set_encryption(request).await?.into_inner())
@@ -686,6 +695,13 @@ impl World {
         // It may end without reading.
         let _ = process.stdin.take().unwrap().write_all(stdin.as_bytes());
         process.wait_with_output().unwrap()
+    }
+
+    /// Every backup is READY again, as if nobody had looked at its file.
+    pub async fn forget_damage(&self, superuser: &mut PgConnection) {
+        let forget = "update holdfast.backup set state = 'ready', body = (body - 'last_verification')
+                      || jsonb_build_object('state', 'ready', 'state_detail', '')";
+        superuser.execute(sqlx::raw_sql(forget)).await.unwrap();
     }
 
     /// Path of the file of a backup.

@@ -164,6 +164,7 @@ pub fn synced(found: Synced) -> wire::SyncBackupsResponse {
     wire::SyncBackupsResponse {
         imported: found.imported.into_iter().map(listed).collect(),
         missing: found.missing.iter().map(backup_name).collect(),
+        recovered: found.recovered.iter().map(backup_name).collect(),
         rejected: found.rejected.into_iter().map(rejected).collect(),
         rejected_count: int32(found.rejected_count),
     }
