@@ -10,6 +10,7 @@ use holdfast::grpc::proto::backup::{
 use tonic::Code;
 use tonic_types::StatusExt;
 
+use super::canary::secret;
 use super::world::{PASSPHRASE, World, refused};
 
 const SECOND: &str = "another passphrase, for later files";
@@ -17,6 +18,7 @@ const SECOND: &str = "another passphrase, for later files";
 impl World {
     /// Whether a passphrase, or without one that in use, opens a backup.
     pub async fn check(&self, backup: &Backup, passphrase: &str) -> Result<EncryptionInfo, OperationError> {
+        secret(passphrase);
         let request = CheckPassphraseRequest { name: backup.name.clone(), passphrase: passphrase.into() };
         let answer = self.backups().await.check_passphrase(request).await.map_err(refused)?.into_inner();
         assert_eq!(answer.name, backup.name);

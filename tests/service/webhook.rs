@@ -207,7 +207,6 @@ print('v1,' + base64.b64encode(hmac.new(key, f'{id}.{time}.'.encode() + body, ha
 async fn every_event_is_a_signed_cloud_event_and_has_no_secret_in_it() {
     let receiver = Receiver::start(None).await;
     let mut world = receiver.world("http").await;
-    world.set("HOLDFAST_LOG", "trace");
     world.set("HOLDFAST_WEBHOOK_TYPES", "encryption.*,backup.*,restore.*");
     world.start().await.unwrap();
     world.install_adapter_types().await;

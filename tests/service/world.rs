@@ -23,6 +23,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic_types::{ErrorDetail, StatusExt};
 
+use super::canary::{nothing_shows, secret};
 use super::zoo::all_of;
 
 pub const TOKEN: &str = "a-token-for-tests-0123456789abcdef";
@@ -315,6 +316,7 @@ impl World {
             ("HOLDFAST_UPDATE_TOKEN_FILE", path("update-token")),
             ("HOLDFAST_SEAL_KEY_FILE", path("seal-key")),
             ("HOLDFAST_LIMITS__BACKUPS_PER_HOUR", "0".to_owned()),
+            ("HOLDFAST_LOG", "trace".to_owned()),
             ("HOLDFAST_ALLOW_PLAINTEXT_SECRETS", "true".to_owned()),
         ]);
         command.envs(self.settings.iter().cloned());
@@ -445,7 +447,9 @@ impl World {
             expiry_policy: ExpiryPolicy::Hold.into(),
             ..Default::default()
         };
-        self.locks(UPDATE_TOKEN).await.acquire_lock(request).await.unwrap().into_inner()
+        let lease = self.locks(UPDATE_TOKEN).await.acquire_lock(request).await.unwrap().into_inner();
+        secret(&lease.lease_id);
+        lease
     }
 
     pub async fn end_update(&self, lease: LockLease) {
@@ -623,6 +627,7 @@ impl World {
     }
 
     pub async fn set_passphrase(&self, passphrase: &str) {
+        secret(passphrase);
         let request = SetEncryptionRequest { passphrase: Some(passphrase.to_owned()), ..Default::default() };
         self.backups().await.set_encryption(request).await.unwrap();
     }
@@ -637,6 +642,7 @@ impl World {
     }
 
     pub async fn try_set_passphrase(&self, passphrase: Option<&str>) -> Result<Encryption, tonic::Status> {
+        passphrase.iter().for_each(|passphrase| secret(passphrase));
         let request = SetEncryptionRequest { passphrase: passphrase.map(str::to_owned), ..Default::default() };
         Ok(self.backups().await.set_encryption(request).await?.into_inner())
     }
@@ -665,6 +671,7 @@ impl World {
     }
 
     pub async fn try_restore(&self, request: RestoreRequest) -> Result<RestoreResult, OperationError> {
+        secret(&request.passphrase);
         let operation = self.backups().await.restore(request).await.map_err(refused)?.into_inner();
         match self.wait(&operation.name).await.result.expect("it has ended") {
             Outcome::Restore(result) => Ok(result),
@@ -692,9 +699,14 @@ impl World {
         let mut command = Command::new(BINARY);
         command.args(arguments).env_clear().env("HOLDFAST_ENDPOINT", self.address()).env("HOLDFAST_TOKEN", TOKEN);
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        if arguments.iter().any(|argument| argument.ends_with("-stdin")) {
+            secret(stdin.trim_end());
+        }
         // It may end without reading.
         let _ = process.stdin.take().unwrap().write_all(stdin.as_bytes());
-        process.wait_with_output().unwrap()
+        let output = process.wait_with_output().unwrap();
+        nothing_shows(&[output.stdout.as_slice(), &output.stderr].concat(), "what the command line wrote");
+        output
     }
 
     /// Every backup is READY again, as if nobody had looked at its file.
@@ -737,6 +749,7 @@ fn new_dir() -> Arc<tempfile::TempDir> {
         ("seal-key", "0123456789abcdef0123456789abcdef"),
     ];
     for (name, text) in secrets {
+        secret(text);
         std::fs::write(dir.path().join(name), text).unwrap();
     }
     Arc::new(dir)
@@ -745,6 +758,9 @@ fn new_dir() -> Arc<tempfile::TempDir> {
 impl Drop for World {
     fn drop(&mut self) {
         self.kill();
+        if !std::thread::panicking() {
+            nothing_shows(self.log().as_bytes(), "the log of the service");
+        }
     }
 }
 
