@@ -17,7 +17,8 @@
 //! | [`folder`] | the mounted volume: draft, keep, read, remove | the file system |
 //! | [`postgres`] | the platform's database: a snapshot out, a staged restore in, the service's own state | SQL |
 //! | [`lock`] | the maintenance lock as its holder sees it, whoever hosts it | |
-//! | [`webhook`] | a receiver of events: CloudEvents, signed | HTTP |
+//! | [`webhook`] | a receiver of events: CloudEvents, signed | |
+//! | [`http`] | a request to somebody else, over TLS | HTTP |
 //! | [`depot`] | the archive, a second place for the files: another `folder`, or a bucket | S3 |
 //! | [`operations`] | what happens, in which order. Every way in ends here, and only here the six above are joined | |
 //! | [`timer`] | the clock as a caller | tokio-cron-scheduler |
@@ -33,6 +34,12 @@
 //!
 //! What is backed up is configuration (`deploy/catalog.toml`): a resource is a title, some tables, and queries that tell what a
 //! restore of them means for people (`postgres::rules`). No code knows one.
+//!
+//! # A call
+//!
+//! `grpc::listener` takes a connection, over TLS where there is a certificate, once it speaks HTTP/2. `grpc::gate` asks
+//! `grpc::access` who calls (`identity`: token files, client certificates, Kubernetes, an identity provider), which roles that is
+//! bound to, and whether one of them may call the method; only then a handler sees the call. Every refusal is counted and told.
 //!
 //! # A backup
 //!
@@ -106,8 +113,7 @@
 //!
 //! # What comes later, and where its place is
 //!
-//! Signatures: a member of the file behind `end.json`. More ways to prove identity:
-//! `grpc::access::Authenticator`.
+//! Signatures: a member of the file behind `end.json`.
 
 pub mod archive;
 pub mod cli;
@@ -116,6 +122,7 @@ pub mod depot;
 pub mod fault;
 pub mod folder;
 pub mod grpc;
+pub mod http;
 pub mod lock;
 pub mod metrics;
 pub mod model;

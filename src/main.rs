@@ -1,6 +1,5 @@
 //! The program: arguments in, exit code out. `holdfast serve` is the service, everything else its client.
 
-use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +9,7 @@ use clap::Parser;
 use holdfast::cli::{self, Arguments, Command};
 use holdfast::config::Serve;
 use holdfast::folder::Folder;
-use holdfast::grpc::{self, RemoteLock};
+use holdfast::grpc::{self, Listener, RemoteLock, Tls};
 use holdfast::lock::Keeper;
 use holdfast::metrics::{self, Metrics};
 use holdfast::operations::{self, Holdfast, Hosted, Parts, SealKey};
@@ -116,8 +115,13 @@ async fn serve(arguments: Serve, apart: &Handle) -> Result<()> {
         Holdfast::start(parts).await
     };
 
-    let listener = TcpListener::bind(arguments.listen).await.with_context(|| format!("cannot listen on {}", arguments.listen))?;
-    let address = listener.local_addr()?;
+    let tls = match arguments.tls() {
+        Some(files) => Some(Tls::open(files).await.context("TLS cannot be served")?),
+        None => None,
+    };
+    let listener = Listener::bind(arguments.listen, tls.clone()).await;
+    let listener = listener.with_context(|| format!("cannot listen on {}", arguments.listen))?;
+    let address = listener.address()?;
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
     let metrics = match arguments.metrics_listen {
         None => None,
@@ -128,7 +132,7 @@ async fn serve(arguments: Serve, apart: &Handle) -> Result<()> {
         }
     };
     let started = CancellationToken::new();
-    let waiting = tokio::spawn(grpc::serve_not_ready(again(&listener)?, authenticator.clone(), started.clone()));
+    let waiting = tokio::spawn(grpc::serve_not_ready(listener.again()?, authenticator.clone(), started.clone()));
     let holdfast = tokio::select! {
         holdfast = when_there(start) => holdfast.with_context(|| format!("Holdfast cannot start on the database {database:?}"))?,
         _ = terminate.recv() => return Ok(()),
@@ -138,6 +142,9 @@ async fn serve(arguments: Serve, apart: &Handle) -> Result<()> {
     waiting.await??;
     tracing::info!(%address, "started");
 
+    if let Some(tls) = tls {
+        tokio::spawn(tls.follow());
+    }
     if let Some((listener, metrics)) = metrics {
         tokio::spawn(metrics::serve(listener, holdfast.clone(), metrics));
     }
@@ -177,9 +184,4 @@ async fn when_there(start: impl AsyncFn() -> Result<Holdfast, operations::Error>
         tokio::time::sleep(pause).await;
         pause = LONGEST_PAUSE.min(pause * 2);
     }
-}
-
-/// The same listener once more.
-fn again(listener: &TcpListener) -> std::io::Result<TcpListener> {
-    TcpListener::from_std(std::net::TcpListener::from(listener.as_fd().try_clone_to_owned()?))
 }

@@ -191,6 +191,8 @@ pub struct Figures {
     pub next_run: Option<DateTime<Utc>>,
     /// How many runs ended how, ever.
     pub runs: Vec<(RunState, u64)>,
+    /// How many callers this process has refused, by the reason.
+    pub refusals: Vec<(Reason, u64)>,
     /// Whether new backups are.
     pub encrypted: bool,
     /// 0: there is no passphrase in use.

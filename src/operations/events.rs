@@ -27,12 +27,22 @@ pub struct Refusals {
     sender: mpsc::Sender<Event>,
     /// Refusals that no event was written for.
     unwritten: AtomicU64,
+    /// All of them, by their reason, since this process began.
+    counts: [(Reason, AtomicU64); 4],
 }
 
 impl Refusals {
     pub fn new() -> (Self, mpsc::Receiver<Event>) {
         let (sender, receiver) = mpsc::channel(REFUSALS_WAITING);
-        (Self { sender, unwritten: AtomicU64::new(0) }, receiver)
+        let reasons =
+            [Reason::CredentialsMissing, Reason::CredentialsInvalid, Reason::PermissionMissing, Reason::IdentityUnavailable];
+        let counts = reasons.map(|reason| (reason, AtomicU64::new(0)));
+        (Self { sender, unwritten: AtomicU64::new(0), counts }, receiver)
+    }
+
+    /// How many there were for each reason.
+    pub fn counts(&self) -> Vec<(Reason, u64)> {
+        self.counts.iter().map(|(reason, count)| (*reason, count.load(Ordering::Relaxed))).collect()
     }
 }
 
@@ -76,6 +86,9 @@ impl Holdfast {
 
     /// Notes that a call was refused for who made it.
     pub fn refused(&self, caller: &Caller, reason: Reason) {
+        if let Some((_, count)) = self.0.refusals.counts.iter().find(|(known, _)| *known == reason) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
         let event = Event { failure: Some(reason), ..Event::new("access.denied", caller, "") };
         if self.0.refusals.sender.try_send(event).is_err() {
             self.0.refusals.unwritten.fetch_add(1, Ordering::Relaxed);

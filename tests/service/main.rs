@@ -13,6 +13,7 @@ mod update_service;
 mod world;
 mod zoo;
 
+mod abuse;
 mod audit;
 mod backup;
 mod bad_disk;
@@ -32,6 +33,7 @@ mod files;
 mod full;
 mod golden;
 mod history;
+mod identity;
 mod interop;
 mod kills;
 mod load;

@@ -317,7 +317,13 @@ impl World {
             ("HOLDFAST_LIMITS__BACKUPS_PER_HOUR", "0".to_owned()),
             ("HOLDFAST_ALLOW_PLAINTEXT_SECRETS", "true".to_owned()),
         ]);
-        command.envs(self.settings.iter().cloned());
+        for (name, value) in &self.settings {
+            if value.is_empty() {
+                command.env_remove(name)
+            } else {
+                command.env(name, value)
+            };
+        }
         let mut process = command.spawn().expect("the service can be started");
         let address = eventually(Duration::from_secs(60), || {
             let log = self.log();
@@ -335,6 +341,7 @@ impl World {
         Ok(())
     }
 
+    /// A setting of the service; with a blank value, it is not set.
     pub fn set(&mut self, name: &str, value: &str) {
         self.settings.retain(|(known, _)| known != name);
         self.settings.push((name.to_owned(), value.to_owned()));

@@ -119,6 +119,7 @@ impl State {
         if sqlx::query_scalar(superuser).fetch_one(&mut connection).await? {
             return Err(super::session::superuser(database, Role::State));
         }
+        super::session::check_powers(&mut connection, database, Role::State).await?;
         // A pooler of sessions may keep to itself what is said to it when we connect.
         let search_path: String = sqlx::query_scalar("SHOW search_path").fetch_one(&mut connection).await?;
         if search_path != SCHEMA {
