@@ -40,7 +40,6 @@ async fn what_it_cannot_start_with_is_named() {
         ("HOLDFAST_LOG", "not=a=filter", "filter"),
         ("HOLDFAST_AUTH__ROLE_BINDINGS", "user:alice=root", "`root` is no role; the roles are backup-admin"),
         ("HOLDFAST_AUTH__TOKEN_REVIEW__AUDIENCE", "backup.holdfast", "HOLDFAST_AUTH__TOKEN_REVIEW__URL"),
-        ("HOLDFAST_DATABASE__HOST", "db.example.org", "HOLDFAST_DATABASE__SSLMODE=verify-full"),
     ] {
         world.set(name, value);
         let start = Instant::now();
@@ -70,6 +69,15 @@ async fn it_does_not_start_where_nobody_can_prove_who_they_are_or_everybody_may_
     }
     world.unset("HOLDFAST_TOKEN_FILE");
 
+    world.set("HOLDFAST_DATABASE__HOST", "db.example.org");
+    for mode in ["disable", "prefer", "require", "verify-ca"] {
+        world.set("HOLDFAST_DATABASE__SSLMODE", mode);
+        let message = world.start().await.unwrap_err();
+        assert!(message.contains("HOLDFAST_DATABASE__SSLMODE=verify-full"), "{mode}: {message}");
+    }
+    world.unset("HOLDFAST_DATABASE__HOST");
+    world.unset("HOLDFAST_DATABASE__SSLMODE");
+
     let [certificate, key, other] = {
         let authority = Authority::new(&world.dir.path().join("authority"));
         let ((certificate, key), (_, other)) = (authority.certify("one", "DNS:a"), authority.certify("other", "DNS:b"));
@@ -95,7 +103,7 @@ async fn it_does_not_start_where_nobody_can_prove_who_they_are_or_everybody_may_
         ("BYPASSRLS", "bypassrls"),
         ("pg_execute_server_program", "in role pg_execute_server_program"),
     ] {
-        let role = format!("{}_{name}", power.to_lowercase());
+        let role = format!("with_{}_{name}", power.to_lowercase());
         world
             .sql_as_superuser(&format!(
                 "create role {role} login password 'a-password-for-tests' {option}; grant connect on database {name} to {role}"
