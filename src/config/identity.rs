@@ -16,7 +16,7 @@ const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// Ways to prove who one is. At least one is needed.
 #[derive(Debug, Args)]
 pub struct IdentityArguments {
-    /// File with a bearer token that callers send, for a workstation; whoever has it is backup-admin
+    /// File with a bearer token that callers send, for a workstation; whoever has it may do everything
     #[arg(long, env = "HOLDFAST_TOKEN_FILE", hide_env_values = true)]
     server_token_file: Option<PathBuf>,
     /// Whose token it is, as operations and the audit log name the caller; `user:NAME` for a login account
@@ -76,17 +76,17 @@ impl IdentityArguments {
     /// `certificates`: clients may have some, by TLS.
     pub fn authenticator(&self, certificates: bool) -> Result<Authenticator> {
         let bindings = Bindings::parse(self.role_bindings.iter().map(String::as_str));
-        let mut authenticator = Authenticator::new(bindings.context("HOLDFAST_AUTH__ROLE_BINDINGS cannot be")?);
+        let mut authenticator = Authenticator::new(bindings.context("HOLDFAST_AUTH__ROLE_BINDINGS is wrong")?);
         ensure!(
             !self.server_token_subject.starts_with("system:"),
             "HOLDFAST_TOKEN_SUBJECT is the name of a caller, for example user:alice; those that begin with system: are Holdfast's own"
         );
-        let tokens = [
-            (&self.server_token_file, self.server_token_subject.as_str(), Role::BackupAdmin),
-            (&self.update_token_file, "token:update-service", Role::UpdateService),
+        let tokens: [(&Option<PathBuf>, &str, &[Role]); 2] = [
+            (&self.server_token_file, self.server_token_subject.as_str(), &[Role::BackupAdmin, Role::UpdateService]),
+            (&self.update_token_file, "token:update-service", &[Role::UpdateService]),
         ];
         let mut seen: Vec<zeroize::Zeroizing<String>> = Vec::new();
-        for (path, subject, role) in tokens {
+        for (path, subject, roles) in tokens {
             let Some(path) = path else { continue };
             let token = secret(path)?;
             ensure!(
@@ -94,7 +94,7 @@ impl IdentityArguments {
                 "{} has the token of another caller in it",
                 path.display()
             );
-            let with = authenticator.with_token(&token, subject, role);
+            let with = authenticator.with_token(&token, subject, roles);
             authenticator = with.with_context(|| format!("{} has no token in it", path.display()))?;
             seen.push(zeroize::Zeroizing::new(token.trim().to_owned()));
         }

@@ -273,8 +273,8 @@ mod tests {
 
     fn authenticator() -> Authenticator {
         let authenticator = Authenticator::new(Bindings::default());
-        let authenticator = authenticator.with_token("letmein", "token:static", Role::BackupAdmin).unwrap();
-        authenticator.with_token("another", "token:other", Role::Monitoring).unwrap()
+        let authenticator = authenticator.with_token("letmein", "token:static", &[Role::BackupAdmin]).unwrap();
+        authenticator.with_token("another", "token:other", &[Role::Monitoring]).unwrap()
     }
 
     fn gate() -> Gate {

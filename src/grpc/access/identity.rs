@@ -53,11 +53,11 @@ impl Authenticator {
         Self { bindings, ..Self::default() }
     }
 
-    /// The text of a token file, whose token it is, and the role of that unless it is bound to another; white space around the
+    /// The text of a token file, whose token it is, and the roles of that unless it is bound to another; white space around the
     /// token does not count. `None` when it is blank.
-    pub fn with_token(mut self, text: &str, subject: &str, role: Role) -> Option<Self> {
+    pub fn with_token(mut self, text: &str, subject: &str, roles: &[Role]) -> Option<Self> {
         let token = text.trim();
-        let roles = vec![self.bindings.of(subject).unwrap_or(role)];
+        let roles = self.bindings.of(subject).map_or_else(|| roles.to_vec(), |role| vec![role]);
         let principal = Principal { subject: subject.to_owned(), authentication: "token", roles };
         self.tokens.push(StaticToken { digest: sha256(token), principal });
         (!token.is_empty()).then_some(self)

@@ -74,7 +74,7 @@ fn only_probes_are_open() {
 /// With one token, of `token:static`.
 fn with_token(text: &str, bindings: &[&str]) -> Option<Authenticator> {
     let bindings = Bindings::parse(bindings.iter().copied()).unwrap();
-    Authenticator::new(bindings).with_token(text, "token:static", Role::BackupAdmin)
+    Authenticator::new(bindings).with_token(text, "token:static", &[Role::BackupAdmin])
 }
 
 async fn authenticate(values: &[&str]) -> Result<Principal, String> {

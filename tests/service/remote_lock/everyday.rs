@@ -10,7 +10,7 @@ use tonic::Code;
 use tonic_types::StatusExt;
 
 use super::super::update_service::{Fault, LOCK, UPDATE_SERVICE, Update};
-use super::super::world::{PASSPHRASE, TOKEN, UPDATE_TOKEN, World, refused};
+use super::super::world::{PASSPHRASE, TOKEN, World, refused};
 use super::super::zoo::all_of;
 use super::{At, SHORT, Site};
 
@@ -146,7 +146,7 @@ async fn an_update_is_refused_while_a_backup_runs_and_told_all_of_it() {
         reason: "Update".into(),
         ..Default::default()
     };
-    let status = site.world.locks(UPDATE_TOKEN).await.acquire_lock(request).await.unwrap_err();
+    let status = locks.acquire_lock(request).await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented);
     assert!(status.message().contains("Another service hosts the maintenance lock"), "{status:?}");
     assert_eq!(refused_reason(status), "NOT_SERVED");
