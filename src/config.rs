@@ -17,7 +17,7 @@ use crate::grpc::{Authenticator, Permission, Permissions, RemoteLock};
 use crate::model::Catalog;
 use crate::model::event::Filter;
 use crate::model::schedule::Driver;
-use crate::operations::{self, Archive, Limits, Recipients, SealKey};
+use crate::operations::{self, Archive, Limits, Recipients, SealKey, Trust};
 use crate::postgres::{Database, Fencing, Login};
 use crate::webhook::Webhook;
 
@@ -47,6 +47,9 @@ pub struct Serve {
     /// File with the OpenPGP certificates of those whose secret keys, kept off-line, open new backups as well, or alone
     #[arg(long, env = "HOLDFAST_ENCRYPTION__RECIPIENTS_FILE", hide_env_values = true)]
     encryption_recipients_file: Option<PathBuf>,
+    /// File with OpenPGP certificates (`holdfast signing export`) of other installations whose files count as this one's own
+    #[arg(long, env = "HOLDFAST_TRUSTED_CERTIFICATES_FILE", hide_env_values = true)]
+    trusted_certificates_file: Option<PathBuf>,
     /// Address that is told of events: https, or http on this machine
     #[arg(long, env = "HOLDFAST_WEBHOOK_URL", requires = "webhook_secret_file", hide_env_values = true)]
     webhook_url: Option<String>,
@@ -393,6 +396,13 @@ impl Serve {
         let Some(path) = &self.encryption_recipients_file else { return Ok(Recipients::default()) };
         let bytes = fs::read(path).with_context(|| format!("the certificates {} cannot be read", path.display()))?;
         operations::recipients(&bytes).with_context(|| format!("backups cannot be encrypted to {}", path.display()))
+    }
+
+    /// Whose files count as this installation's own, besides its own.
+    pub fn trusted(&self) -> Result<Trust> {
+        let Some(path) = &self.trusted_certificates_file else { return Ok(Trust::default()) };
+        let bytes = fs::read(path).with_context(|| format!("the certificates {} cannot be read", path.display()))?;
+        Trust::parse(&bytes).with_context(|| format!("{} cannot vouch for files", path.display()))
     }
 
     pub fn seal_key(&self) -> Result<SealKey> {

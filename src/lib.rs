@@ -93,8 +93,9 @@
 //! # The file
 //!
 //! `<time>-<id>-<SHA-256, first 32 hex digits>.tar.zst.pgp`: `README.txt`, `manifest.json`, `data/<resource>/<table>/<nnnnn>.copy`,
-//! `end.json`. [`model::manifest`] has the fields, [`archive`] the layers and [`model::copy`] the digest.
-//! The passphrase opens it, the secret keys of [`archive::Recipients`], or either.
+//! `end.json`, `signature.asc`. [`model::manifest`] has the fields, [`archive`] the layers and [`model::copy`] the digest.
+//! The passphrase opens it, the secret keys of [`archive::Recipients`], or either. `operations::signing` keeps the key that signs
+//! it; whose files count as this system's own is an [`archive::Trust`], and those of others are restored only when that is meant.
 //!
 //! The folder is the truth and the catalog an index of it: at the start, and when somebody asks, what is in the folder is compared
 //! with the catalog (`operations::sync`). What a file that was found there says of itself enters the catalog once it is opened.
@@ -106,7 +107,7 @@
 //!
 //! # What comes later, and where its place is
 //!
-//! Signatures: a member of the file behind `end.json`. More ways to prove identity:
+//! More ways to prove identity:
 //! `grpc::access::Authenticator`.
 
 pub mod archive;

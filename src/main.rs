@@ -80,7 +80,7 @@ async fn serve(arguments: Serve, apart: &Handle) -> Result<()> {
     let catalog = arguments.catalog()?;
     let database = arguments.database()?;
     let seal_key = arguments.seal_key()?;
-    let recipients = arguments.recipients()?;
+    let (recipients, trusted) = (arguments.recipients()?, arguments.trusted()?);
     let authenticator = arguments.authenticator()?;
     let folder = Folder::open(&arguments.folder)
         .with_context(|| format!("the backup folder {} cannot be used", arguments.folder.display()))?;
@@ -94,6 +94,7 @@ async fn serve(arguments: Serve, apart: &Handle) -> Result<()> {
     let start = async || {
         let (database, folder, catalog) = (database.clone(), folder.clone(), catalog.clone());
         let (seal_key, recipients, webhook, archive) = (seal_key.clone(), recipients.clone(), webhook.clone(), archive.clone());
+        let trusted = trusted.clone();
         let state = State::open(&database).await?;
         let (locks, hosted) = lock(remote.clone(), lock_ttl, &state, &folder, &seal_key, apart);
         let parts = Parts {
@@ -103,6 +104,7 @@ async fn serve(arguments: Serve, apart: &Handle) -> Result<()> {
             catalog,
             seal_key,
             recipients,
+            trusted,
             locks,
             hosted,
             operation_timeout,

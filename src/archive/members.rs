@@ -80,11 +80,10 @@ impl<'a> Members<'a> {
         zeros(padding)
     }
 
-    /// Holds the file to an end here, in every layer.
-    pub(super) fn end(&mut self) -> Result<(), Error> {
-        let mut trailer = tar::TRAILER;
-        self.fill(&mut trailer)?;
-        zeros(&trailer)?;
+    /// Holds the file to an end here, in every layer. `first` is the block that stands where another member could.
+    pub(super) fn end(&mut self, first: &tar::Header) -> Result<(), Error> {
+        let second = self.header()?;
+        zeros(first).and_then(|()| zeros(&second))?;
         let behind = read_some(&mut self.content, &mut [0]).map_err(Error::of_read)?;
         if behind > 0 || !self.content.get_mut().fill_buf().map_err(Error::of_read)?.is_empty() {
             return Err(Error::Damaged("it has bytes behind its end"));

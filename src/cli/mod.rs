@@ -24,6 +24,7 @@ mod progress;
 mod restore;
 mod schedule;
 mod settings;
+mod signing;
 mod undo;
 mod unpack;
 mod upload;
@@ -102,6 +103,11 @@ pub enum ClientCommand {
         #[command(subcommand)]
         what: Option<settings::Encryption>,
     },
+    /// Who signs new backups, and the certificates to verify them with
+    Signing {
+        #[command(subcommand)]
+        what: Option<signing::What>,
+    },
     /// List what backups contain
     Resources,
     /// Show whether a backup or restore could start now, and if not, why
@@ -165,6 +171,7 @@ async fn carry_out(command: ClientCommand, connection: &Connection, output: Outp
         ClientCommand::Schedule { what } => schedule::run(session()?, what.unwrap_or_default()).await,
         ClientCommand::Retention { what } => settings::retention(session()?, what.unwrap_or_default()).await,
         ClientCommand::Encryption { what } => settings::encryption(session()?, what.unwrap_or_default()).await,
+        ClientCommand::Signing { what } => signing::run(session()?, what.unwrap_or_default()).await,
         ClientCommand::Resources => settings::resources(session()?).await,
         ClientCommand::Status => settings::status(session()?).await,
         ClientCommand::Operations { what } => operations::run(session()?, what.unwrap_or_default()).await,
@@ -222,6 +229,11 @@ mod tests {
             "holdfast encryption off --yes",
             "holdfast encryption check latest --passphrase-stdin --json",
             "holdfast encryption check b-20260301t010000z-abcdefgh --current",
+            "holdfast signing",
+            "holdfast signing show --json",
+            "holdfast signing export",
+            "holdfast signing rotate --yes",
+            "holdfast inspect f --verify --certificates-file c",
             "holdfast operations watch 019c0000-0000-7000-8000-000000000000",
             "holdfast operations cancel operations/019c0000-0000-7000-8000-000000000000",
             "holdfast operations list --active --json",

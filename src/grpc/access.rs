@@ -92,6 +92,8 @@ const METHODS: &[(&str, Need)] = &[
     ("/holdfast.backup.v1.BackupService/SetRetention", Need::Permission(Permission::SettingsUpdate)),
     ("/holdfast.backup.v1.BackupService/GetEncryption", Need::Permission(Permission::SettingsRead)),
     ("/holdfast.backup.v1.BackupService/SetEncryption", Need::Permission(Permission::SettingsEncrypt)),
+    ("/holdfast.backup.v1.BackupService/GetSigning", Need::Permission(Permission::SettingsRead)),
+    ("/holdfast.backup.v1.BackupService/RotateSigningKey", Need::Permission(Permission::SettingsEncrypt)),
     ("/holdfast.backup.v1.BackupService/GetSystemStatus", Need::Permission(Permission::BackupsRead)),
     ("/holdfast.backup.v1.OperationService/GetOperation", Need::Permission(Permission::OperationsRead)),
     ("/holdfast.backup.v1.OperationService/ListOperations", Need::Permission(Permission::OperationsRead)),

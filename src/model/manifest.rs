@@ -21,7 +21,9 @@ pub struct FormatVersion {
 
 impl FormatVersion {
     /// The version that this program writes.
-    pub const PRESENT: Self = Self { major: 1, minor: 0 };
+    pub const PRESENT: Self = Self { major: 1, minor: 1 };
+    /// From this one on a file may be signed, and `end.json` has the SHA-256 of each table.
+    pub const SIGNED: Self = Self { major: 1, minor: 1 };
 
     pub fn readable(self) -> bool {
         self.major == Self::PRESENT.major && self <= Self::PRESENT
@@ -134,6 +136,10 @@ pub struct TableEnd {
     pub name: TableName,
     #[serde(flatten)]
     pub tally: Tally,
+    /// Of its members, one after the other. The digest beside it is a sum, and who chooses many rows finds others with the same one:
+    /// this is what a signature holds to. `None` before format 1.1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<Sha256>,
 }
 
 /// A sequence, read after the data: no row of the file has a higher number from it.
@@ -205,7 +211,8 @@ mod tests {
     fn format_versions_compare_as_numbers() {
         let version = |text: &str| serde_json::from_str::<FormatVersion>(&format!("{text:?}"));
         assert!(version("1.0").unwrap().readable());
-        assert!(!version("1.1").unwrap().readable());
+        assert!(version("1.1").unwrap().readable());
+        assert!(!version("1.2").unwrap().readable());
         assert!(!version("2.0").unwrap().readable());
         for text in ["", "1", "1.", "+1.0", "1.0.0", "a.b"] {
             assert!(version(text).is_err(), "{text}");

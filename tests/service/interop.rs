@@ -26,7 +26,7 @@ fn quoted(name: &str) -> String {
 }
 
 /// Unpacks the file of a backup into `folder`, as its README says.
-fn unpack(world: &World, backup: &Backup, folder: &Path) {
+pub fn unpack(world: &World, backup: &Backup, folder: &Path) {
     std::fs::create_dir(folder).unwrap();
     let file = world.file(backup).display().to_string();
     let sha256 = bash(folder, "sha256sum \"$FILE\"", &[("FILE", &file)], "");

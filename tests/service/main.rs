@@ -52,6 +52,7 @@ mod round_trip;
 mod schedule;
 mod secrets;
 mod short_way;
+mod signing;
 mod start;
 mod stop;
 mod swapped;

@@ -6,6 +6,7 @@ pub(super) mod events;
 mod leases;
 mod operations;
 mod settings;
+mod signing;
 mod slots;
 mod uploads;
 
@@ -28,6 +29,7 @@ pub use backups::{Publication, Stored};
 pub use events::Outbox;
 pub use leases::{Asked, Grant};
 pub use operations::{Accepted, Alive, Commit, Request, Unfinished};
+pub use signing::StoredKey;
 pub use slots::{Slot, Watch};
 pub use uploads::Uploaded;
 
@@ -49,7 +51,7 @@ pub struct System {
     pub install_time: DateTime<Utc>,
 }
 
-const MIGRATIONS: [(i64, &str, &str); 7] = [
+const MIGRATIONS: [(i64, &str, &str); 8] = [
     (1, "state", include_str!("../migrations/0001_state.sql")),
     (2, "events", include_str!("../migrations/0002_events.sql")),
     (3, "lock", include_str!("../migrations/0003_lock.sql")),
@@ -57,6 +59,7 @@ const MIGRATIONS: [(i64, &str, &str); 7] = [
     (5, "upload", include_str!("../migrations/0005_upload.sql")),
     (6, "archive", include_str!("../migrations/0006_archive.sql")),
     (8, "schedule", include_str!("../migrations/0008_schedule.sql")),
+    (9, "signing", include_str!("../migrations/0009_signing.sql")),
 ];
 
 /// Where the state is.
