@@ -27,6 +27,7 @@ const COMMIT: Duration = Duration::from_secs(60);
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 
 fn main() -> ExitCode {
+    keep_memory_private();
     let Arguments { connection, json, command } = Arguments::parse();
     let runtime = match Runtime::new() {
         Ok(runtime) => runtime,
@@ -51,6 +52,15 @@ fn main() -> ExitCode {
     // A thread that still waits for the terminal must not keep the program alive.
     runtime.shutdown_background();
     code
+}
+
+/// Passphrases are in the memory of this process: it leaves no core behind, and nobody but root looks into it.
+fn keep_memory_private() {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    let private = set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .and_then(|()| setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }));
+    // A kernel that does not know this keeps nobody from a restore.
+    debug_assert!(private.is_ok(), "{private:?}");
 }
 
 /// The maintenance lock, called from the runtime `apart`; and the same for others, when it is hosted here.

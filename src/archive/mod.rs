@@ -38,8 +38,8 @@ use crate::model::{Passphrase, Sha256};
 
 /// Largest `README.txt`, bytes.
 const MAX_README: u64 = 64 << 10;
-/// Largest `manifest.json` and largest `end.json`, bytes.
-const MAX_JSON: u64 = 16 << 20;
+/// Largest `manifest.json` and largest `end.json`, bytes: some 30,000 columns. Read, a hostile one takes ten times as much, or more.
+const MAX_JSON: u64 = 4 << 20;
 /// Largest `signature.asc`, bytes.
 const MAX_SIGNATURE: u64 = 8 << 10;
 /// Largest data member, bytes: a row (PostgreSQL builds none over 1 GiB) and the rows that share its piece.

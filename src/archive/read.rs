@@ -40,7 +40,7 @@ pub struct Contents {
 /// What `visit` gets is not proven before this returns `Ok`, except that last pieces come only when everything held: the
 /// integrity of the encryption to the last byte, exact members in exact order, and the rows, bytes and digest of every table.
 ///
-/// Memory: about 20 MiB, or four times the longest row. Without what opens it an encrypted file is not touched; one that
+/// Memory: about 20 MiB, or four times the longest row; a small file cannot have a long one. Without what opens it an encrypted file is not touched; one that
 /// is not encrypted is read whatever was given.
 ///
 /// # Errors
@@ -203,6 +203,7 @@ impl Table {
         while left > 0 {
             let count = CHUNK.min(usize::try_from(left).unwrap_or(CHUNK));
             let old = rows.len();
+            members.bounded_row(old + count)?;
             rows.resize(old + count, 0);
             members.fill(&mut rows[old..])?;
             self.hash.update(&rows[old..]);

@@ -57,7 +57,7 @@ impl<W: Write + Send + 'static> Writer<W> {
     ///
     /// # Errors
     /// `Misuse` when the manifest does not name its tables and their folders as `Manifest::member_folder` does;
-    /// `TooLarge` when it has more than 16 MiB; `Io`.
+    /// `TooLarge` when it has more than 4 MiB; `Io`.
     pub fn new(out: W, protection: &Protection, manifest: &Manifest) -> Result<Self, Error> {
         Self::with_cost(out, protection, manifest, openpgp::FULL_COST)
     }

@@ -32,6 +32,7 @@ mod files;
 mod full;
 mod golden;
 mod history;
+mod hostile;
 mod interop;
 mod kills;
 mod load;

@@ -47,7 +47,7 @@ fn messages(header: FileHeader, bytes: &[u8]) -> Vec<UploadBackupRequest> {
 }
 
 /// The name of a file with these contents, as that of another backup.
-fn named(like: &str, bytes: &[u8], encrypted: bool) -> String {
+pub fn named(like: &str, bytes: &[u8], encrypted: bool) -> String {
     let like: FileName = like.parse().unwrap();
     FileName::new(like.id().clone(), sha256(bytes).parse().unwrap(), encrypted).to_string()
 }
@@ -58,7 +58,7 @@ impl World {
         answer.map(tonic::Response::into_inner).map_err(refused)
     }
 
-    async fn upload(&self, file_name: &str, bytes: &[u8]) -> Result<Backup, OperationError> {
+    pub async fn upload(&self, file_name: &str, bytes: &[u8]) -> Result<Backup, OperationError> {
         self.send(messages(header(file_name, bytes), bytes)).await
     }
 
@@ -73,7 +73,7 @@ impl World {
     }
 
     /// A backup that is gone from here: what it was, and the bytes of its file.
-    async fn elsewhere_made(&self) -> (Backup, Vec<u8>) {
+    pub async fn elsewhere_made(&self) -> (Backup, Vec<u8>) {
         let made = self.backup().await;
         let bytes = std::fs::read(self.file(&made)).unwrap();
         self.delete(&made).await;

@@ -266,7 +266,7 @@ fn c11_a_bomb_is_refused_before_it_goes_off() {
     let zeros = vec![b' '; 1 << 20];
     let header = |name: &str, size: u64| tar::header(name, size, 1_772_326_800).unwrap();
     for (claim, name) in
-        [(4 << 30, "README.txt"), (65 << 10, "README.txt"), (4 << 30, "manifest.json"), (17 << 20, "manifest.json")]
+        [(4 << 30, "README.txt"), (65 << 10, "README.txt"), (4 << 30, "manifest.json"), (5 << 20, "manifest.json")]
     {
         let file = bomb(19, |out| {
             if name == "manifest.json" {
@@ -282,14 +282,29 @@ fn c11_a_bomb_is_refused_before_it_goes_off() {
     // Deep JSON of a size that is accepted.
     let file = bomb(19, |out| {
         out.write_all(&header("README.txt", 0))?;
-        out.write_all(&header("manifest.json", 16 << 20))?;
-        (0..16).try_for_each(|_| out.write_all(&vec![b'['; 1 << 20]))
+        out.write_all(&header("manifest.json", 4 << 20))?;
+        (0..4).try_for_each(|_| out.write_all(&vec![b'['; 1 << 20]))
     });
     assert!(damaged(read(&file[..], None)));
     // A window that would need 128 MiB.
     let file = bomb(27, |out| out.write_all(&vec![0; 9 << 20]));
     assert!(damaged(read(&file[..], None)));
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+}
+
+#[test]
+fn c11_a_row_of_a_small_file_takes_no_memory_that_is_not_there() {
+    let manifest = manifest_of(&[("account", CopyFormat::Text)]);
+    let head = zstd::decode_all(&write(&manifest, &[last(0, "")], None).out[..]).unwrap();
+    let name = Manifest::member_name(&manifest.tables[0].path, 0);
+    let at = head.windows(name.len()).position(|window| window == name.as_bytes()).unwrap();
+    let file = bomb(19, |out| {
+        out.write_all(&head[..at])?;
+        out.write_all(&tar::header(&name, 1 << 30, 1_772_326_800).unwrap())?;
+        (0..1024).try_for_each(|_| out.write_all(&vec![b'x'; 1 << 20]))
+    });
+    assert!(file.len() < 200_000, "{}", file.len());
+    assert!(matches!(read(&file[..], None), Err(Error::TooLarge(why)) if why.contains("compressed")));
 }
 
 #[test]
