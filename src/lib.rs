@@ -88,7 +88,8 @@
 //!
 //! What happens is told in the transaction that makes it so (`postgres::state::events`): a row for each event, which is the audit
 //! log and the outbox in one. Events get their numbers once they are committed, in one order for all who read them:
-//! `grpc::audit_service`, and `operations::outbox`, which delivers to the [`webhook`].
+//! `grpc::audit_service`, and `operations::outbox`, which delivers to the [`webhook`]. With its number each gets a hash over the one before
+//! ([`model::chain`]); the newest stands in each file, so that one elsewhere proves what the log was, and `cli::audit` checks it.
 //!
 //! # The file
 //!

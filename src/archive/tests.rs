@@ -52,6 +52,7 @@ fn manifest_of(tables: &[(&str, CopyFormat)]) -> Manifest {
         server_version: "15.18".into(),
         passphrase: Some(PassphraseNote { generation: 1, set_time: time }),
         recipients: Vec::new(),
+        audit: None,
         tables: tables.iter().enumerate().map(entry).collect(),
         resources: vec![ResourceEntry {
             name: resource.clone(),

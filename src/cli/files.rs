@@ -121,7 +121,7 @@ impl Local {
         Ok(Self { file, length, sha256, encrypted, write_only, name })
     }
 
-    fn manifest(&mut self, opener: Option<&Opener>) -> anyhow::Result<Manifest> {
+    pub fn manifest(&mut self, opener: Option<&Opener>) -> anyhow::Result<Manifest> {
         self.file.rewind()?;
         let manifest = archive::manifest(&self.file, opener)?;
         self.named_after(&manifest)?;
@@ -185,6 +185,7 @@ fn describe(found: &Findings) -> String {
         ("Description", known(|manifest| manifest.description.clone())),
         ("System", known(|manifest| manifest.system_id.to_string())),
         ("Written by", known(|manifest| format!("{}, format {}", manifest.writer, manifest.format_version))),
+        ("Audit log then", known(|manifest| manifest.audit.map(|head| head.to_string()).unwrap_or_default())),
         ("PostgreSQL", known(|manifest| manifest.server_version.clone())),
         ("Recipients", known(|manifest| manifest.recipients.join(", "))),
         (

@@ -5,6 +5,7 @@
 //! (as grpcurl does), 2 for wrong usage, 1 for other local errors and 130 after Ctrl-C. No secret is ever an argument.
 
 mod advice;
+mod audit;
 mod backups;
 mod connect;
 mod consent;
@@ -118,6 +119,11 @@ pub enum ClientCommand {
     },
     /// Show who did what, and follow what happens
     Events(events::Events),
+    /// Prove the audit log
+    Audit {
+        #[command(subcommand)]
+        what: audit::What,
+    },
     /// Check a backup file on this machine; needs neither service nor database
     Inspect(files::Inspect),
     /// Unpack a backup file on this machine; needs neither service nor database
@@ -170,6 +176,7 @@ async fn carry_out(command: ClientCommand, connection: &Connection, output: Outp
         ClientCommand::Operations { what } => operations::run(session()?, what.unwrap_or_default()).await,
         ClientCommand::Lock { what } => lock::run(session()?, what.unwrap_or_default()).await,
         ClientCommand::Events(events) => events::run(session()?, events).await,
+        ClientCommand::Audit { what } => audit::run(session()?, what).await,
         ClientCommand::Inspect(inspect) => files::inspect(inspect, output),
         ClientCommand::Extract(extract) => files::extract(extract, output),
     }
@@ -231,6 +238,8 @@ mod tests {
             "holdfast lock release --token 17 --reason gone --yes",
             "holdfast events --type restore.*,backup.failed --json",
             "holdfast events --follow --after auditEvents/17",
+            "holdfast audit verify --json",
+            "holdfast audit verify --head 17:0000000000000000000000000000000000000000000000000000000000000000 --file f --passphrase-file p",
             "holdfast inspect f --verify",
             "holdfast extract f -C d --passphrase-file p",
             "holdfast extract f -C d --secret-key-file k",

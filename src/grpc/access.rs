@@ -100,6 +100,7 @@ const METHODS: &[(&str, Need)] = &[
     ("/holdfast.backup.v1.OperationService/CancelOperation", Need::Permission(Permission::OperationsCancel)),
     ("/holdfast.backup.v1.AuditService/ListAuditEvents", Need::Permission(Permission::AuditRead)),
     ("/holdfast.backup.v1.AuditService/WatchAuditEvents", Need::Permission(Permission::AuditRead)),
+    ("/holdfast.backup.v1.AuditService/ListAuditRecords", Need::Permission(Permission::AuditRead)),
     ("/holdfast.lock.v1.LockService/AcquireLock", Need::Permission(Permission::LocksAcquire)),
     ("/holdfast.lock.v1.LockService/RenewLock", Need::Permission(Permission::LocksAcquire)),
     ("/holdfast.lock.v1.LockService/ReleaseLock", Need::Permission(Permission::LocksAcquire)),

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::backup::Backup;
 use super::failure::{Failure, Reason};
-use super::name::{BackupId, OperationId};
+use super::name::{BackupId, OperationId, Sha256};
 use super::operation::{Kind, Operation, Outcome, RestoreResult};
 
 /// Who caused an event, as far as it was proven.
@@ -79,6 +79,8 @@ pub struct Recorded {
     pub id: Uuid,
     pub number: i64,
     pub time: DateTime<Utc>,
+    /// Stands for it and all before it (`chain`).
+    pub hash: Sha256,
     pub event: Event,
 }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::backup::Trigger;
+use super::chain::Head;
 use super::copy::{CopyFormat, Tally};
 use super::name::{BackupId, ResourceName, Sha256, TableName};
 
@@ -76,6 +77,10 @@ pub struct Manifest {
     /// it is not encrypted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub recipients: Vec<String>,
+    /// The end of the system's audit log when the file was begun: a copy of the file elsewhere proves that the log had it.
+    /// Files of old do not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<Head>,
     pub resources: Vec<ResourceEntry>,
     pub tables: Vec<TableEntry>,
 }

@@ -6,6 +6,7 @@
 pub mod archive;
 pub mod backup;
 pub mod catalog;
+pub mod chain;
 pub mod copy;
 pub mod event;
 pub mod failure;

@@ -115,6 +115,7 @@ impl Holdfast {
         self.check_volume().await?;
         self.check_space().await?;
         let (note, protection) = self.protection().await?;
+        let audit = self.0.parts.state.audit_head().await?;
         let mut attempt = 1;
         let (manifest, notices, written) = loop {
             let manifest = |snapshot: &Snapshot| {
@@ -132,6 +133,7 @@ impl Holdfast {
                     server_version: snapshot.server_version().to_owned(),
                     passphrase: note,
                     recipients: protection.recipients.fingerprints(),
+                    audit: Some(audit),
                     resources,
                     tables,
                 }

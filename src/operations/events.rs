@@ -10,6 +10,7 @@ use tokio::time::{sleep, timeout};
 use super::call::Caller;
 use super::{Error, Holdfast, Result};
 use crate::model::Reason;
+use crate::model::chain::{Head, Link};
 use crate::model::event::{Event, Filter, Recorded};
 
 /// How often those who wait for events look for them.
@@ -46,6 +47,11 @@ impl Holdfast {
         events.truncate(limit as usize);
         let next = events.last().filter(|_| more).map(|event| event.number);
         Ok((events, next))
+    }
+
+    /// One page of events as they were chained, oldest first, and the end of the log at the same moment.
+    pub async fn chain(&self, after: i64, limit: u32) -> Result<(Vec<Link>, Head)> {
+        Ok(self.0.parts.state.chain_after(after, limit).await?)
     }
 
     /// Where to watch from: after the event that was seen last, or after all that are there now.

@@ -271,6 +271,7 @@ fn probe(protection: Protection, system_id: uuid::Uuid, note: PassphraseNote) ->
         server_version: String::new(),
         passphrase: Some(note),
         recipients: protection.recipients.fingerprints(),
+        audit: None,
         resources: Vec::new(),
         tables: Vec::new(),
     };

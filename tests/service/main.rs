@@ -18,6 +18,7 @@ mod backup;
 mod bad_disk;
 mod beside;
 mod bucket;
+mod chain;
 mod check;
 mod cli;
 mod clocks;

@@ -59,7 +59,7 @@ fn the_table_says_what_the_contract_says() {
             comment.clear();
         }
     }
-    assert_eq!(checked, 28);
+    assert_eq!(checked, 29);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod archive;
 mod backups;
+mod chain;
 pub(super) mod events;
 mod leases;
 mod operations;
@@ -49,7 +50,7 @@ pub struct System {
     pub install_time: DateTime<Utc>,
 }
 
-const MIGRATIONS: [(i64, &str, &str); 7] = [
+const MIGRATIONS: [(i64, &str, &str); 8] = [
     (1, "state", include_str!("../migrations/0001_state.sql")),
     (2, "events", include_str!("../migrations/0002_events.sql")),
     (3, "lock", include_str!("../migrations/0003_lock.sql")),
@@ -57,6 +58,7 @@ const MIGRATIONS: [(i64, &str, &str); 7] = [
     (5, "upload", include_str!("../migrations/0005_upload.sql")),
     (6, "archive", include_str!("../migrations/0006_archive.sql")),
     (8, "schedule", include_str!("../migrations/0008_schedule.sql")),
+    (10, "chain", include_str!("../migrations/0010_chain.sql")),
 ];
 
 /// Where the state is.
@@ -146,7 +148,8 @@ impl State {
              GRANT EXECUTE ON FUNCTION holdfast.fence, holdfast.foreign_fence TO {restore};
              GRANT SELECT (id, owner, done, heartbeat_time) ON holdfast.operation TO {restore};
              GRANT SELECT, INSERT ON holdfast.restore_log TO {restore};
-             GRANT INSERT ON holdfast.event TO {restore};"
+             REVOKE INSERT ON holdfast.event FROM {restore};
+             GRANT INSERT (type, body) ON holdfast.event TO {restore};"
         );
         connection.execute(sqlx::raw_sql(AssertSqlSafe(grants))).await?;
         connection.close().await?;
