@@ -85,7 +85,7 @@ pub async fn connect(database: &Database, role: Role) -> Result<PgConnection, Er
                         pg_catalog.current_setting('session_replication_role') <> 'origin' AS unchecked";
     let facts = connection.fetch_one(sqlx::raw_sql(facts)).await?;
     if facts.try_get("standby")? {
-        return Err(Error::Mismatch(vec!["the server is a standby; Holdfast works with the primary only".into()]));
+        return Err(Error::Standby);
     }
     if facts.try_get("superuser")? {
         return Err(superuser(database, role));
@@ -99,7 +99,7 @@ pub async fn connect(database: &Database, role: Role) -> Result<PgConnection, Er
 
 pub(super) fn superuser(database: &Database, role: Role) -> Error {
     let user = database.user(role);
-    Error::Mismatch(vec![format!("role {user} is a superuser; use one of the roles of deploy/platform/roles.sql")])
+    Error::Mismatch(vec![format!("role {user} is a superuser; use one of the roles of deploy/postgres/roles.sql")])
 }
 
 /// Keeps the session from being ended as an idle one in its transaction while `work` goes on elsewhere.

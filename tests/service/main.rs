@@ -49,6 +49,7 @@ mod remote_lock;
 mod replicas;
 mod restore;
 mod retention;
+mod roles;
 mod round_trip;
 mod schedule;
 mod secrets;

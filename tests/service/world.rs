@@ -468,6 +468,11 @@ impl World {
         PgConnection::connect(&self.cluster.superuser_url(&self.database)).await.unwrap()
     }
 
+    /// Of the PostgreSQL of this world.
+    pub fn superuser_url(&self) -> String {
+        self.cluster.superuser_url("postgres")
+    }
+
     pub fn url(&self, role: &str) -> String {
         format!("postgres://{role}:{PASSWORD}@127.0.0.1:{}/{}", self.port(), self.database)
     }
@@ -486,16 +491,16 @@ impl World {
         connection.close().await.unwrap();
     }
 
-    /// The first column of the first row, as text; empty for NULL.
-    pub async fn value(&self, query: &str) -> String {
-        let mut connection = self.superuser().await;
-        let query = format!("select ({query})::text");
-        let row = connection.fetch_one(sqlx::raw_sql(AssertSqlSafe(query))).await.unwrap();
     /// Forgets what happened, past the guard of the audit log.
     pub async fn forget_events(&self) {
         self.sql_as_superuser("set session_replication_role = replica; delete from holdfast.event").await;
     }
 
+    /// The first column of the first row, as text; empty for NULL.
+    pub async fn value(&self, query: &str) -> String {
+        let mut connection = self.superuser().await;
+        let query = format!("select ({query})::text");
+        let row = connection.fetch_one(sqlx::raw_sql(AssertSqlSafe(query))).await.unwrap();
         row.try_get::<Option<String>, _>(0).unwrap().unwrap_or_default()
     }
 

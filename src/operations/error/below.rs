@@ -62,6 +62,9 @@ pub(super) fn database(error: &postgres::Error, failure: impl Fn(Reason) -> Fail
             tracing::warn!(error = error as &dyn std::error::Error, "the database does not answer");
             failure(Reason::DatabaseUnavailable).retry_after(LATER)
         }
+        Database::Standby => {
+            failure(Reason::DatabaseUnavailable).retry_after(LATER).instructions("Let Holdfast connect to the primary.")
+        }
         Database::Pooled(_) => failure(Reason::DatabaseUnavailable).instructions("Let Holdfast connect to PostgreSQL directly."),
         Database::Mismatch(_) => failure(Reason::CatalogMismatch)
             .instructions("Make the catalog and the database fit each other; `holdfast serve` checks it at its start."),

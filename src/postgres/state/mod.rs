@@ -126,6 +126,9 @@ impl State {
         if search_path != SCHEMA {
             return Err(Error::Pooled("it drops the settings of a connection".into()));
         }
+        if sqlx::query_scalar("SELECT pg_catalog.pg_is_in_recovery()").fetch_one(&mut connection).await? {
+            return Err(Error::Standby);
+        }
         // Replicas that start at once would trip over each other. Released when the connection is closed.
         sqlx::query("SELECT pg_advisory_lock(hashtext('holdfast.open'))").execute(&mut connection).await?;
         let exists = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'holdfast')";
