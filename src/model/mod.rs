@@ -18,6 +18,7 @@ pub mod operation;
 pub mod schedule;
 pub mod secret;
 pub mod settings;
+mod strength;
 pub mod verification;
 
 pub use backup::Backup;
