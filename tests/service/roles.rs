@@ -157,11 +157,11 @@ async fn the_role_of_restores_changes_rows_of_the_catalog_and_no_table() {
         &world,
         "holdfast_restore",
         &[
-            "update reporting.support_ticket set title = ''",
+            "delete from reporting.support_ticket",
             "select from holdfast.setting",
             "select from holdfast.lease",
             "select from holdfast.event",
-            "select lease_id from holdfast.operation",
+            "select * from holdfast.operation",
             "insert into holdfast.event (type, body, number) values ('backup.completed', '{}', 1)",
             "insert into holdfast.event (type, body, hash) values ('backup.completed', '{}', '')",
             "update holdfast.event set type = ''",
