@@ -1,7 +1,7 @@
 # The first build takes several minutes (see README.md), later ones seconds.
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 
-.PHONY: test test-long demo dev dev-stop lint setup
+.PHONY: test test-long demo dev dev-stop lint sbom notices setup
 
 # Everything that is checked before a change is accepted.
 test: lint
@@ -25,6 +25,16 @@ dev-stop:
 lint: setup
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
+	deploy/dev/deny.sh install
+	deploy/dev/deny.sh check
+
+# What is in the program: CycloneDX, in target/holdfast.cdx.json.
+sbom: setup
+	cargo run --locked --quiet --example supply -- sbom target/holdfast.cdx.json
+
+# What has to go with a binary that is given away, in target/notices: NOTICE says why.
+notices: setup
+	cargo run --locked --quiet --example supply -- notices target/notices
 
 # Installs what the machine lacks.
 setup:

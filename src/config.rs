@@ -1,5 +1,7 @@
 //! Configuration of the service: flags and environment, parsed into the types they stand for. Secrets come as files.
 
+mod identity;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
@@ -13,13 +15,14 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::depot::{self, Depot};
-use crate::grpc::{Authenticator, Permission, Permissions, RemoteLock};
+use crate::grpc::{Authenticator, RemoteLock, TlsFiles};
 use crate::model::Catalog;
 use crate::model::event::Filter;
 use crate::model::schedule::Driver;
-use crate::operations::{self, Archive, Limits, Recipients, SealKey};
+use crate::operations::{self, Archive, Limits, Recipients, SealKey, Trust};
 use crate::postgres::{Database, Fencing, Login};
 use crate::webhook::Webhook;
+use identity::IdentityArguments;
 
 /// Arguments of `holdfast serve`; each can be given in the environment instead.
 #[derive(Debug, Args)]
@@ -27,6 +30,8 @@ pub struct Serve {
     /// Address to listen on
     #[arg(long, env = "HOLDFAST_LISTEN", default_value = "127.0.0.1:50051", hide_env_values = true)]
     pub listen: SocketAddr,
+    #[command(flatten)]
+    tls: TlsArguments,
     /// Folder of the backup files: the mounted volume
     #[arg(long, env = "HOLDFAST_FOLDER", hide_env_values = true)]
     pub folder: PathBuf,
@@ -35,18 +40,17 @@ pub struct Serve {
     catalog: Option<PathBuf>,
     #[command(flatten)]
     database: DatabaseArguments,
-    /// File with the bearer token that callers send
-    #[arg(long, env = "HOLDFAST_TOKEN_FILE", hide_env_values = true)]
-    server_token_file: PathBuf,
-    /// Whose token it is, as operations and the audit log name the caller; `user:NAME` for a login account
-    #[arg(long, env = "HOLDFAST_TOKEN_SUBJECT", default_value = "token:static", hide_env_values = true)]
-    server_token_subject: String,
+    #[command(flatten)]
+    identity: IdentityArguments,
     /// File with at least 32 random bytes, the key under which the passphrase is stored
     #[arg(long, env = "HOLDFAST_SEAL_KEY_FILE", hide_env_values = true)]
     seal_key_file: PathBuf,
     /// File with the OpenPGP certificates of those whose secret keys, kept off-line, open new backups as well, or alone
     #[arg(long, env = "HOLDFAST_ENCRYPTION__RECIPIENTS_FILE", hide_env_values = true)]
     encryption_recipients_file: Option<PathBuf>,
+    /// File with OpenPGP certificates (`holdfast signing export`) of other installations whose files count as this one's own
+    #[arg(long, env = "HOLDFAST_TRUSTED_CERTIFICATES_FILE", hide_env_values = true)]
+    trusted_certificates_file: Option<PathBuf>,
     /// Address that is told of events: https, or http on this machine
     #[arg(long, env = "HOLDFAST_WEBHOOK_URL", requires = "webhook_secret_file", hide_env_values = true)]
     webhook_url: Option<String>,
@@ -56,9 +60,6 @@ pub struct Serve {
     /// Types of the events it is told of, for example `restore.*,backup.failed`; without it, all
     #[arg(long, env = "HOLDFAST_WEBHOOK_TYPES", requires = "webhook_url", value_delimiter = ',', hide_env_values = true)]
     webhook_types: Vec<String>,
-    /// File with the bearer token of the update-service, which may take and read the maintenance lock and read operations
-    #[arg(long, env = "HOLDFAST_UPDATE_TOKEN_FILE", hide_env_values = true)]
-    update_token_file: Option<PathBuf>,
     #[command(flatten)]
     lock: LockArguments,
     #[command(flatten)]
@@ -66,7 +67,7 @@ pub struct Serve {
     /// Accept passphrases and lease ids over connections without TLS: for development, or where a mesh encrypts
     #[arg(long, env = "HOLDFAST_ALLOW_PLAINTEXT_SECRETS", hide_env_values = true)]
     pub allow_plaintext_secrets: bool,
-    /// Listen, tell of events and archive beyond loopback without TLS: only where a mesh encrypts
+    /// Listen, use PostgreSQL, tell of events and archive beyond loopback without TLS: only where a mesh encrypts
     #[arg(long, env = "HOLDFAST_ALLOW_PLAINTEXT", hide_env_values = true)]
     allow_plaintext: bool,
     /// Longest time a backup or restore may take
@@ -107,6 +108,20 @@ pub enum ScheduleDriver {
     Internal,
     /// A caller of Backup with TRIGGER_SCHEDULED, for example a CronJob, at its own times
     External,
+}
+
+/// TLS of the address to listen on. The files are read again when they change.
+#[derive(Debug, Args)]
+struct TlsArguments {
+    /// Certificate of the service, PEM, and those between it and its authority; without it, there is no TLS
+    #[arg(long, env = "HOLDFAST_TLS__CERTIFICATE_FILE", requires = "tls_key_file", hide_env_values = true)]
+    tls_certificate_file: Option<PathBuf>,
+    /// Its private key, PEM
+    #[arg(long, env = "HOLDFAST_TLS__KEY_FILE", requires = "tls_certificate_file", hide_env_values = true)]
+    tls_key_file: Option<PathBuf>,
+    /// Certificate authority of clients that prove by a certificate who they are, PEM
+    #[arg(long, env = "HOLDFAST_TLS__CLIENT_CA_FILE", requires = "tls_certificate_file", hide_env_values = true)]
+    tls_client_ca_file: Option<PathBuf>,
 }
 
 /// What callers may take.
@@ -212,6 +227,14 @@ struct DatabaseArguments {
     restore_password_file: Option<PathBuf>,
 }
 
+impl DatabaseArguments {
+    /// Whether nobody can read what is said, or answer instead: it stays on this machine, or the server proves who it is.
+    fn is_protected(&self) -> bool {
+        let here = self.host.is_empty() || self.host.starts_with('/') || is_loopback(&self.host);
+        here || matches!(self.sslmode, PgSslMode::VerifyFull)
+    }
+}
+
 impl Serve {
     pub fn scrub_period(&self) -> Duration {
         (*self.scrub_period).max(Duration::from_secs(10))
@@ -239,14 +262,29 @@ impl Serve {
         let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
         let unknown: Vec<_> = names.filter(|name| name.starts_with("HOLDFAST_") && !known.contains(name)).collect();
         ensure!(unknown.is_empty(), "the environment has names that Holdfast does not know: {}", unknown.join(", "));
-        if !self.listen.ip().is_loopback() && !self.allow_plaintext {
+        if !self.listen.ip().is_loopback() && self.tls().is_none() && !self.allow_plaintext {
             bail!(
-                "{} is reachable from other machines, and there is no TLS: listen on 127.0.0.1, or set HOLDFAST_ALLOW_PLAINTEXT=true \
-                 where a mesh encrypts",
+                "{} is reachable from other machines, and there is no TLS: set HOLDFAST_TLS__CERTIFICATE_FILE and \
+                 HOLDFAST_TLS__KEY_FILE, listen on 127.0.0.1, or set HOLDFAST_ALLOW_PLAINTEXT=true where a mesh encrypts",
                 self.listen
             );
         }
+        if !self.database.is_protected() && !self.allow_plaintext {
+            bail!(
+                "the data would go to and from PostgreSQL on {} without proof that it is that server: set \
+                 HOLDFAST_DATABASE__SSLMODE=verify-full, and HOLDFAST_DATABASE__CA_FILE if its authority is not one of the system, \
+                 or HOLDFAST_ALLOW_PLAINTEXT=true where a mesh encrypts",
+                self.database.host
+            );
+        }
         Ok(())
+    }
+
+    /// Where the certificates for callers are, if there is TLS for them.
+    pub fn tls(&self) -> Option<TlsFiles> {
+        let at = &self.tls;
+        let (certificate, key) = at.tls_certificate_file.clone().zip(at.tls_key_file.clone())?;
+        Some(TlsFiles { certificate, key, client_ca: at.tls_client_ca_file.clone() })
     }
 
     pub fn catalog(&self) -> Result<Catalog> {
@@ -305,20 +343,9 @@ impl Serve {
         Ok(ttl)
     }
 
+    /// How callers prove who they are.
     pub fn authenticator(&self) -> Result<Authenticator> {
-        let token = secret(&self.server_token_file)?;
-        ensure!(
-            !self.server_token_subject.starts_with("system:"),
-            "HOLDFAST_TOKEN_SUBJECT is the name of a caller, for example user:alice; those that begin with system: are Holdfast's own"
-        );
-        let authenticator = Authenticator::static_token(&token, &self.server_token_subject)
-            .with_context(|| format!("{} has no token in it", self.server_token_file.display()))?;
-        let Some(path) = &self.update_token_file else { return Ok(authenticator) };
-        let other = secret(path)?;
-        ensure!(other.trim() != token.trim(), "{} has the token of another caller in it", path.display());
-        let permissions = vec![Permission::LocksAcquire, Permission::LocksRead, Permission::OperationsRead];
-        let authenticator = authenticator.and_token(&other, "token:update-service", Permissions::Only(permissions));
-        authenticator.with_context(|| format!("{} has no token in it", path.display()))
+        self.identity.authenticator(self.tls.tls_client_ca_file.is_some())
     }
 
     /// Who is told of events, if anybody.
@@ -395,6 +422,13 @@ impl Serve {
         operations::recipients(&bytes).with_context(|| format!("backups cannot be encrypted to {}", path.display()))
     }
 
+    /// Whose files count as this installation's own, besides its own.
+    pub fn trusted(&self) -> Result<Trust> {
+        let Some(path) = &self.trusted_certificates_file else { return Ok(Trust::default()) };
+        let bytes = fs::read(path).with_context(|| format!("the certificates {} cannot be read", path.display()))?;
+        Trust::parse(&bytes).with_context(|| format!("{} cannot vouch for files", path.display()))
+    }
+
     pub fn seal_key(&self) -> Result<SealKey> {
         let path = &self.seal_key_file;
         let content = Zeroizing::new(fs::read(path).with_context(|| format!("the seal key {} cannot be read", path.display()))?);
@@ -419,12 +453,16 @@ fn exposed(address: &str) -> Option<bool> {
         Some(rest) => rest.split_once(']')?.0,
         None => authority.split_once(':').map_or(authority, |(host, _)| host),
     };
-    let here = host == "localhost" || host.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback());
+    let here = is_loopback(host);
     match scheme {
         "https" => Some(false),
         "http" => Some(!here),
         _ => None,
     }
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
 }
 
 /// The text of a secret file, line ends around it left out.

@@ -30,7 +30,7 @@ pub enum Error {
     NotMounted,
     #[error("the backup folder belongs to another system: its identity file has another id")]
     OtherVolume,
-    #[error("everybody may write to the backup folder")]
+    #[error("everybody may write to the backup folder; let its owner alone (chmod o-w)")]
     WorldWritable,
     #[error("the file is not on the backup volume")]
     Missing,

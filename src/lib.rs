@@ -17,7 +17,8 @@
 //! | [`folder`] | the mounted volume: draft, keep, read, remove | the file system |
 //! | [`postgres`] | the platform's database: a snapshot out, a staged restore in, the service's own state | SQL |
 //! | [`lock`] | the maintenance lock as its holder sees it, whoever hosts it | |
-//! | [`webhook`] | a receiver of events: CloudEvents, signed | HTTP |
+//! | [`webhook`] | a receiver of events: CloudEvents, signed | |
+//! | [`http`] | a request to somebody else, over TLS | HTTP |
 //! | [`depot`] | the archive, a second place for the files: another `folder`, or a bucket | S3 |
 //! | [`operations`] | what happens, in which order. Every way in ends here, and only here the six above are joined | |
 //! | [`timer`] | the clock as a caller | tokio-cron-scheduler |
@@ -33,6 +34,12 @@
 //!
 //! What is backed up is configuration (`deploy/catalog.toml`): a resource is a title, some tables, and queries that tell what a
 //! restore of them means for people (`postgres::rules`). No code knows one.
+//!
+//! # A call
+//!
+//! `grpc::listener` takes a connection, over TLS where there is a certificate, once it speaks HTTP/2. `grpc::gate` asks
+//! `grpc::access` who calls (`identity`: token files, client certificates, Kubernetes, an identity provider), which roles that is
+//! bound to, and whether one of them may call the method; only then a handler sees the call. Every refusal is counted and told.
 //!
 //! # A backup
 //!
@@ -88,13 +95,15 @@
 //!
 //! What happens is told in the transaction that makes it so (`postgres::state::events`): a row for each event, which is the audit
 //! log and the outbox in one. Events get their numbers once they are committed, in one order for all who read them:
-//! `grpc::audit_service`, and `operations::outbox`, which delivers to the [`webhook`].
+//! `grpc::audit_service`, and `operations::outbox`, which delivers to the [`webhook`]. With its number each gets a hash over the one before
+//! ([`model::chain`]); the newest stands in each file, so that one elsewhere proves what the log was, and `cli::audit` checks it.
 //!
 //! # The file
 //!
 //! `<time>-<id>-<SHA-256, first 32 hex digits>.tar.zst.pgp`: `README.txt`, `manifest.json`, `data/<resource>/<table>/<nnnnn>.copy`,
-//! `end.json`. [`model::manifest`] has the fields, [`archive`] the layers and [`model::copy`] the digest.
-//! The passphrase opens it, the secret keys of [`archive::Recipients`], or either.
+//! `end.json`, `signature.asc`. [`model::manifest`] has the fields, [`archive`] the layers and [`model::copy`] the digest.
+//! The passphrase opens it, the secret keys of [`archive::Recipients`], or either. `operations::signing` keeps the key that signs
+//! it; whose files count as this system's own is an [`archive::Trust`], and those of others are restored only when that is meant.
 //!
 //! The folder is the truth and the catalog an index of it: at the start, and when somebody asks, what is in the folder is compared
 //! with the catalog (`operations::sync`). What a file that was found there says of itself enters the catalog once it is opened.
@@ -103,11 +112,6 @@
 //! Each file is copied to the archive as well, if there is one, and read back from there (`operations::archiving`); a backup whose
 //! file is gone or damaged is brought back when it is used (`operations::bring_back`), and what only the archive has is listed.
 //! Each file is read again within a day (`operations::scrub`), in the way in which `operations::verify` does it when somebody asks.
-//!
-//! # What comes later, and where its place is
-//!
-//! Signatures: a member of the file behind `end.json`. More ways to prove identity:
-//! `grpc::access::Authenticator`.
 
 pub mod archive;
 pub mod cli;
@@ -116,6 +120,7 @@ pub mod depot;
 pub mod fault;
 pub mod folder;
 pub mod grpc;
+pub mod http;
 pub mod lock;
 pub mod metrics;
 pub mod model;

@@ -1,6 +1,5 @@
 //! The program: arguments in, exit code out. `holdfast serve` is the service, everything else its client.
 
-use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +9,7 @@ use clap::Parser;
 use holdfast::cli::{self, Arguments, Command};
 use holdfast::config::Serve;
 use holdfast::folder::Folder;
-use holdfast::grpc::{self, RemoteLock};
+use holdfast::grpc::{self, Listener, RemoteLock, Tls};
 use holdfast::lock::Keeper;
 use holdfast::metrics::{self, Metrics};
 use holdfast::operations::{self, Holdfast, Hosted, Parts, SealKey};
@@ -27,6 +26,7 @@ const COMMIT: Duration = Duration::from_secs(60);
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 
 fn main() -> ExitCode {
+    keep_memory_private();
     let Arguments { connection, json, command } = Arguments::parse();
     let runtime = match Runtime::new() {
         Ok(runtime) => runtime,
@@ -51,6 +51,15 @@ fn main() -> ExitCode {
     // A thread that still waits for the terminal must not keep the program alive.
     runtime.shutdown_background();
     code
+}
+
+/// Passphrases are in the memory of this process: it leaves no core behind, and nobody but root looks into it.
+fn keep_memory_private() {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    let private = set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .and_then(|()| setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }));
+    // A kernel that does not know this keeps nobody from a restore.
+    debug_assert!(private.is_ok(), "{private:?}");
 }
 
 /// The maintenance lock, called from the runtime `apart`; and the same for others, when it is hosted here.
@@ -80,7 +89,7 @@ async fn serve(arguments: Serve, apart: &Handle) -> Result<()> {
     let catalog = arguments.catalog()?;
     let database = arguments.database()?;
     let seal_key = arguments.seal_key()?;
-    let recipients = arguments.recipients()?;
+    let (recipients, trusted) = (arguments.recipients()?, arguments.trusted()?);
     let authenticator = arguments.authenticator()?;
     let folder = Folder::open(&arguments.folder)
         .with_context(|| format!("the backup folder {} cannot be used", arguments.folder.display()))?;
@@ -94,6 +103,7 @@ async fn serve(arguments: Serve, apart: &Handle) -> Result<()> {
     let start = async || {
         let (database, folder, catalog) = (database.clone(), folder.clone(), catalog.clone());
         let (seal_key, recipients, webhook, archive) = (seal_key.clone(), recipients.clone(), webhook.clone(), archive.clone());
+        let trusted = trusted.clone();
         let state = State::open(&database).await?;
         let (locks, hosted) = lock(remote.clone(), lock_ttl, &state, &folder, &seal_key, apart);
         let parts = Parts {
@@ -103,6 +113,7 @@ async fn serve(arguments: Serve, apart: &Handle) -> Result<()> {
             catalog,
             seal_key,
             recipients,
+            trusted,
             locks,
             hosted,
             operation_timeout,
@@ -116,8 +127,13 @@ async fn serve(arguments: Serve, apart: &Handle) -> Result<()> {
         Holdfast::start(parts).await
     };
 
-    let listener = TcpListener::bind(arguments.listen).await.with_context(|| format!("cannot listen on {}", arguments.listen))?;
-    let address = listener.local_addr()?;
+    let tls = match arguments.tls() {
+        Some(files) => Some(Tls::open(files).await.context("TLS cannot be served")?),
+        None => None,
+    };
+    let listener = Listener::bind(arguments.listen, tls.clone()).await;
+    let listener = listener.with_context(|| format!("cannot listen on {}", arguments.listen))?;
+    let address = listener.address()?;
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
     let metrics = match arguments.metrics_listen {
         None => None,
@@ -128,7 +144,7 @@ async fn serve(arguments: Serve, apart: &Handle) -> Result<()> {
         }
     };
     let started = CancellationToken::new();
-    let waiting = tokio::spawn(grpc::serve_not_ready(again(&listener)?, authenticator.clone(), started.clone()));
+    let waiting = tokio::spawn(grpc::serve_not_ready(listener.again()?, authenticator.clone(), started.clone()));
     let holdfast = tokio::select! {
         holdfast = when_there(start) => holdfast.with_context(|| format!("Holdfast cannot start on the database {database:?}"))?,
         _ = terminate.recv() => return Ok(()),
@@ -138,6 +154,9 @@ async fn serve(arguments: Serve, apart: &Handle) -> Result<()> {
     waiting.await??;
     tracing::info!(%address, "started");
 
+    if let Some(tls) = tls {
+        tokio::spawn(tls.follow());
+    }
     if let Some((listener, metrics)) = metrics {
         tokio::spawn(metrics::serve(listener, holdfast.clone(), metrics));
     }
@@ -177,9 +196,4 @@ async fn when_there(start: impl AsyncFn() -> Result<Holdfast, operations::Error>
         tokio::time::sleep(pause).await;
         pause = LONGEST_PAUSE.min(pause * 2);
     }
-}
-
-/// The same listener once more.
-fn again(listener: &TcpListener) -> std::io::Result<TcpListener> {
-    TcpListener::from_std(std::net::TcpListener::from(listener.as_fd().try_clone_to_owned()?))
 }

@@ -1,7 +1,7 @@
 //! The figures of the service for Prometheus, over HTTP. Alone names opentelemetry.
 //!
-//! Nothing is counted along the way: each scrape asks `operations`, which asks the database and the volume. So the figures
-//! are those of the installation and not of one process. They have no names, ids or secrets in them, and need no token.
+//! Hardly anything is counted along the way: each scrape asks `operations`, which asks the database and the volume. So the figures
+//! are those of the installation and not of one process, but for the callers that it refused. They have no names, ids or secrets in them, and need no token.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,6 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
+use crate::model::Reason;
 use crate::model::backup::{State, Trigger};
 use crate::model::schedule::RunState;
 use crate::operations::Holdfast;
@@ -183,6 +184,20 @@ fn instruments(meter: &Meter, figures: &Shared) {
         }
     };
     runs.with_callback(with(figures, observe)).build();
+    let refusals = meter.u64_observable_counter("backup.auth.failures");
+    let refusals = refusals.with_description("Callers that this process refused, since it began, by the reason");
+    let observe = |figures: &Figures, counter: &dyn AsyncInstrument<u64>| {
+        for (reason, name) in [
+            (Reason::CredentialsMissing, "CREDENTIALS_MISSING"),
+            (Reason::CredentialsInvalid, "CREDENTIALS_INVALID"),
+            (Reason::PermissionMissing, "PERMISSION_MISSING"),
+            (Reason::IdentityUnavailable, "IDENTITY_UNAVAILABLE"),
+        ] {
+            let count = figures.refusals.iter().find(|(found, _)| *found == reason).map_or(0, |(_, count)| *count);
+            counter.observe(count, &[KeyValue::new("reason", name)]);
+        }
+    };
+    refusals.with_callback(with(figures, observe)).build();
     let build = meter.u64_observable_gauge("backup.build_info").with_description("1, and which version this is");
     build.with_callback(|gauge| gauge.observe(1, &[KeyValue::new("version", env!("CARGO_PKG_VERSION"))])).build();
 }

@@ -5,8 +5,6 @@
 //! which may have a token in it, nor the secret is ever shown.
 
 use std::fmt;
-use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
@@ -14,19 +12,13 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 use http_body_util::Full;
-use hyper::client::conn::http1;
 use hyper::{Method, Request, StatusCode, Uri, header};
-use hyper_util::rt::TokioIo;
 use ring::hmac;
 use serde_json::{Map, Value, json};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 use uuid::Uuid;
 
+use crate::http;
 use crate::model::event::{Filter, Recorded};
 
 /// For a request with its answer, connection included.
@@ -35,11 +27,8 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// Where events are sent, which, and the key that signs them.
 #[derive(Clone)]
 pub struct Webhook {
-    host: String,
-    port: u16,
-    authority: String,
-    path: String,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
+    address: Uri,
+    client: http::Client,
     key: hmac::Key,
     types: Filter,
 }
@@ -51,10 +40,8 @@ pub enum Invalid {
     Address,
     #[error("the secret is not `whsec_` followed by 24 to 64 bytes in base64")]
     Secret,
-    #[error("TLS cannot be used")]
-    Tls(#[source] rustls::Error),
-    #[error("this system has no certificate authorities")]
-    NoAuthorities,
+    #[error(transparent)]
+    Http(#[from] http::Invalid),
 }
 
 /// Why an event was not delivered.
@@ -62,10 +49,8 @@ pub enum Invalid {
 pub enum Error {
     #[error("the receiver did not answer within {} s", LIMIT.as_secs())]
     TimedOut,
-    #[error("the receiver cannot be reached: {0}")]
-    Unreachable(#[from] io::Error),
-    #[error("the receiver does not speak HTTP as it should: {0}")]
-    Http(#[from] hyper::Error),
+    #[error("the receiver was not told: {0}")]
+    Http(#[from] http::Error),
     #[error("the receiver answered with status {0}")]
     Refused(StatusCode),
     #[error("the request cannot be written")]
@@ -79,24 +64,15 @@ impl Webhook {
     /// `address` is an http or https URL; `secret` is as Standard Webhooks write it.
     pub fn new(address: &str, secret: &str, types: Filter) -> Result<Self, Invalid> {
         let address: Uri = address.parse().map_err(|_| Invalid::Address)?;
-        let authority = address.authority().filter(|authority| !authority.as_str().contains('@')).ok_or(Invalid::Address)?;
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        let (tls, port) = match address.scheme_str() {
-            Some("http") => (None, 80),
-            Some("https") => {
-                let name = ServerName::try_from(host.clone()).map_err(|_| Invalid::Address)?;
-                (Some((connector()?, name)), 443)
-            }
-            _ => return Err(Invalid::Address),
-        };
+        let with_user = address.authority().is_none_or(|authority| authority.as_str().contains('@'));
+        if with_user || !matches!(address.scheme_str(), Some("http" | "https")) {
+            return Err(Invalid::Address);
+        }
         let key = secret.strip_prefix("whsec_").and_then(|text| BASE64.decode(text).ok()).map(zeroize::Zeroizing::new);
         let key = key.filter(|key| (24..=64).contains(&key.len())).ok_or(Invalid::Secret)?;
         Ok(Self {
-            port: authority.port_u16().unwrap_or(port),
-            authority: authority.to_string(),
-            path: address.path_and_query().map_or("/", |path| path.as_str()).to_owned(),
-            host,
-            tls,
+            client: if address.scheme_str() == Some("https") { http::Client::new(None)? } else { http::Client::plain() },
+            address,
             key: hmac::Key::new(hmac::HMAC_SHA256, &key),
             types,
         })
@@ -104,8 +80,9 @@ impl Webhook {
 
     /// Whether others could read what is sent: no TLS, and not to this machine.
     pub fn exposed(&self) -> bool {
-        let here = self.host == "localhost" || self.host.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback());
-        self.tls.is_none() && !here
+        let host = self.address.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+        let here = host == "localhost" || host.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback());
+        self.address.scheme_str() == Some("http") && !here
     }
 
     /// Which events it is told of.
@@ -122,16 +99,15 @@ impl Webhook {
         let (id, timestamp) = (event.id.to_string(), now.timestamp().to_string());
         let request = Request::builder()
             .method(Method::POST)
-            .uri(&self.path)
-            .header(header::HOST, &self.authority)
+            .uri(self.address.clone())
             .header(header::USER_AGENT, concat!("holdfast/", env!("CARGO_PKG_VERSION")))
             .header(header::CONTENT_TYPE, "application/cloudevents+json")
-            .header(header::CONNECTION, "close")
             .header("webhook-signature", self.signature(&id, &timestamp, &body))
             .header("webhook-id", id)
             .header("webhook-timestamp", timestamp)
             .body(Full::new(Bytes::from(body)))?;
-        let status = timeout(LIMIT, self.exchange(request)).await.map_err(|_| Error::TimedOut)??;
+        let answer = timeout(LIMIT, self.client.send(request)).await.map_err(|_| Error::TimedOut)??;
+        let status = answer.status();
         if status.is_success() { Ok(()) } else { Err(Error::Refused(status)) }
     }
 
@@ -139,46 +115,12 @@ impl Webhook {
         let tag = hmac::sign(&self.key, format!("{id}.{timestamp}.{body}").as_bytes());
         format!("v1,{}", BASE64.encode(tag))
     }
-
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<StatusCode, Error> {
-        let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
-        match &self.tls {
-            None => answer(stream, request).await,
-            Some((connector, name)) => answer(connector.connect(name.clone(), stream).await?, request).await,
-        }
-    }
 }
 
 impl fmt::Debug for Webhook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Webhook").field("types", &self.types).finish_non_exhaustive()
     }
-}
-
-async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, request: Request<Full<Bytes>>) -> Result<StatusCode, Error> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let mut exchange = std::pin::pin!(sender.send_request(request));
-    let response = tokio::select! {
-        response = &mut exchange => response?,
-        // It may end with the answer.
-        end = connection => {
-            end?;
-            exchange.await?
-        }
-    };
-    Ok(response.status())
-}
-
-/// Trusts the certificate authorities of the system.
-fn connector() -> Result<TlsConnector, Invalid> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if roots.is_empty() {
-        return Err(Invalid::NoAuthorities);
-    }
-    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
-    let config = config.with_safe_default_protocol_versions().map_err(Invalid::Tls)?;
-    Ok(TlsConnector::from(Arc::new(config.with_root_certificates(roots).with_no_client_auth())))
 }
 
 /// CloudEvents 1.0, JSON format. `data` has the fields of `AuditEvent` under their JSON names; those that are empty are left

@@ -50,6 +50,7 @@ impl Rig {
             server_version: "15.18".into(),
             passphrase: None,
             recipients: Vec::new(),
+            audit: None,
             tables: tables.iter().enumerate().map(entry).collect(),
             resources: vec![ResourceEntry {
                 name: resource.clone(),

@@ -24,6 +24,7 @@ for table, stated in zip(manifest["tables"], end["tables"]):
                 at += 4 + max(0, struct.unpack_from(">i", data, at)[0])
             rows.append(data[begin:at])
     digest = sum(int(hashlib.sha256(row).hexdigest(), 16) for row in rows) % 2**256
-    found = dict(name=table["name"], rows=len(rows), bytes=size, digest=f"{digest:064x}")
+    sha256 = hashlib.sha256(data).hexdigest()
+    found = dict(name=table["name"], rows=len(rows), bytes=size, digest=f"{digest:064x}", sha256=sha256)
     assert found == stated, (found, stated)
     print(table["name"], table["format"], len(rows))

@@ -1,14 +1,10 @@
--- What the roles of Holdfast may do in this database. Run by `platform`, the owner, after schema.sql; may be run again.
--- A database made from a template has the grants on tables, but not those on the database: run it there too.
+-- What the roles of Holdfast may do in a database of the sample platform. Run by `platform`, the owner, after schema.sql; may be
+-- run again. A database made from a template has the grants on tables, but not those on the database: run it there too.
 
-begin;
-set local search_path = '';
-set local client_min_messages = warning;
-
-do $$
-declare
+set search_path = '';
+select
     -- The tables of ../catalog.toml.
-    tables constant regclass[] := array[
+    array[
         'platform.account', 'platform.password', 'platform.password_history', 'platform.totp_factor',
         'platform.external_login', 'platform.org_unit', 'platform.account_note',
         'platform.role', 'platform.permission', 'platform.role_permission', 'platform.account_role',
@@ -20,43 +16,17 @@ declare
         'platform.notification_channel', 'platform.notification_subscription', 'platform.notification_template',
         'platform.system_setting',
         'platform.login_event', 'platform."Audit Trail"'
-    ];
-    -- Its sequences that no column owns; those of serial and identity columns are found.
-    sequences regclass[] := array['platform.client_number', 'platform.login_event_id'];
+    ]::regclass[] as tables,
+    -- Its sequences that no column owns.
+    array['platform.client_number', 'platform.login_event_id']::regclass[] as sequences,
     -- Outside the backup: read to tell what a restore means for them.
-    outside constant regclass[] := array[
+    array[
         'platform.session', 'platform.adapter_type',
         'reporting.usage_report', 'reporting.work_item', 'reporting.support_ticket', 'reporting.adapter_statistic'
-    ];
-    item regclass;
-begin
-    execute pg_catalog.format('revoke all on database %I from public', pg_catalog.current_database());
-    execute pg_catalog.format('grant connect on database %I to holdfast_state, holdfast_backup, holdfast_restore',
-        pg_catalog.current_database());
-    execute pg_catalog.format('grant create on database %I to holdfast_state', pg_catalog.current_database());
-    -- A restore loads everything into temporary tables before it touches anything.
-    execute pg_catalog.format('grant temporary on database %I to holdfast_restore', pg_catalog.current_database());
+    ]::regclass[] as outside
+\gset
 
-    select sequences || coalesce(pg_catalog.array_agg(owned.objid::regclass), '{}') into sequences
-    from pg_catalog.pg_depend as owned
-        join pg_catalog.pg_class as sequence on sequence.oid = owned.objid and sequence.relkind = 'S'
-    where owned.classid = 'pg_catalog.pg_class'::regclass and owned.refclassid = 'pg_catalog.pg_class'::regclass
-        and owned.refobjid = any (tables) and owned.deptype in ('a', 'i');
+\ir ../postgres/grants.sql
 
-    foreach item in array tables loop
-        execute pg_catalog.format('grant select on %s to holdfast_backup', item);
-        execute pg_catalog.format('grant select, insert, update, delete on %s to holdfast_restore', item);
-    end loop;
-    foreach item in array sequences loop
-        execute pg_catalog.format('grant select on sequence %s to holdfast_backup', item);
-        execute pg_catalog.format('grant select, update on sequence %s to holdfast_restore', item);
-    end loop;
-    foreach item in array outside loop
-        execute pg_catalog.format('grant select on %s to holdfast_restore', item);
-    end loop;
-end $$;
-
-grant usage on schema platform to holdfast_backup, holdfast_restore;
-grant usage on schema reporting to holdfast_restore;
-
-commit;
+-- Nobody else is here, so nobody else needs what PostgreSQL gives to all.
+select pg_catalog.format('revoke all on database %I from public', pg_catalog.current_database()) \gexec

@@ -1,6 +1,8 @@
 -- The roles of the sample platform and of Holdfast, for the whole cluster. Run once by a superuser; may be run again.
 -- They have no password until somebody gives them one (`alter role ... password`), so nobody can log in before.
 
+\ir ../postgres/roles.sql
+
 do $$
 declare
     wanted record;
@@ -10,13 +12,7 @@ begin
             -- Owns the database `platform` and what is in it. The tests make databases as this role.
             ('platform', 'login createdb'),
             -- Owns the tables with triggers; schema.sql says why.
-            ('platform_triggers', 'nologin'),
-            -- Holdfast: owns its own schema `holdfast`, and sees nothing of the platform.
-            ('holdfast_state', 'login'),
-            -- Holdfast: reads what a backup contains.
-            ('holdfast_backup', 'login'),
-            -- Holdfast: writes what a backup contains.
-            ('holdfast_restore', 'login')
+            ('platform_triggers', 'nologin')
         ) as roles (name, options)
     loop
         if not exists (select from pg_catalog.pg_roles where rolname = wanted.name) then

@@ -1,6 +1,8 @@
 //! The members of the archive, decompressed, one after the other: read by who knows what has to come next.
 
+use std::cell::Cell;
 use std::io::{self, BufRead, BufReader, Read};
+use std::rc::Rc;
 
 use super::frame::{Kind, read_some};
 use super::{Error, tar};
@@ -9,6 +11,12 @@ use super::{Error, tar};
 pub(super) const CHUNK: usize = 256 << 10;
 /// Largest zstd window accepted, as a power of two: 8 MiB, which RFC 8878, 3.1.1.1.2 asks of every decoder. Ours is 512 KiB.
 const MAX_WINDOW_LOG: u32 = 23;
+
+/// What a row may take that is not there to its end yet: as much without more ado, and so many times what was read of the file. A
+/// file of some KB must not take a GiB of memory.
+const ROW: (u64, u64) = (128 << 20, 32);
+/// The same of everything in a file, which takes time.
+const ALL: (u64, u64) = (1 << 30, 1000);
 
 pub(super) const ORDER: Error = Error::Damaged("a member is not the one that has its place here");
 
@@ -23,24 +31,41 @@ impl<R: Read> Read for Source<R> {
 
 /// The decompressed archive, one member after the other.
 pub(super) struct Members<'a> {
-    content: zstd::Decoder<'static, BufReader<Box<dyn Read + 'a>>>,
+    content: zstd::Decoder<'static, BufReader<Counted<'a>>>,
+    /// Bytes of the file, compressed.
+    taken: Rc<Cell<u64>>,
+    /// Bytes of the archive.
+    given: u64,
     /// All members have the same, in seconds since 1970.
     pub(super) mtime: i64,
 }
 
 impl<'a> Members<'a> {
     pub(super) fn new(content: Box<dyn Read + 'a>) -> Result<Self, Error> {
-        let mut content = BufReader::with_capacity(CHUNK, content);
+        let taken = Rc::new(Cell::new(0));
+        let mut content = BufReader::with_capacity(CHUNK, Counted { content, taken: taken.clone() });
         match Kind::of(content.fill_buf().map_err(Error::of_read)?.get(..4).unwrap_or_default()) {
             Ok(Kind::Plain) => {}
             _ => return Err(Error::Damaged("it has no zstd frame inside")),
         }
         let mut content = zstd::Decoder::with_buffer(content).map_err(Error::Io)?.single_frame();
         content.window_log_max(MAX_WINDOW_LOG).map_err(Error::Io)?;
-        Ok(Self { content, mtime: 0 })
+        Ok(Self { content, taken, given: 0, mtime: 0 })
+    }
+
+    fn bounded(&self, bytes: u64, (most, times): (u64, u64)) -> Result<(), Error> {
+        let most = most.max(self.taken.get().saturating_mul(times));
+        if bytes > most { Err(Error::TooLarge("it is compressed more than a backup can be")) } else { Ok(()) }
+    }
+
+    /// Whether a row may take so much memory.
+    pub(super) fn bounded_row(&self, bytes: usize) -> Result<(), Error> {
+        self.bounded(bytes as u64, ROW)
     }
 
     pub(super) fn fill(&mut self, into: &mut [u8]) -> Result<(), Error> {
+        self.given = self.given.saturating_add(into.len() as u64);
+        self.bounded(self.given, ALL)?;
         self.content.read_exact(into).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => Error::Damaged("it ends before end.json"),
             _ => Error::of_read(error),
@@ -80,16 +105,29 @@ impl<'a> Members<'a> {
         zeros(padding)
     }
 
-    /// Holds the file to an end here, in every layer.
-    pub(super) fn end(&mut self) -> Result<(), Error> {
-        let mut trailer = tar::TRAILER;
-        self.fill(&mut trailer)?;
-        zeros(&trailer)?;
+    /// Holds the file to an end here, in every layer. `first` is the block that stands where another member could.
+    pub(super) fn end(&mut self, first: &tar::Header) -> Result<(), Error> {
+        let second = self.header()?;
+        zeros(first).and_then(|()| zeros(&second))?;
         let behind = read_some(&mut self.content, &mut [0]).map_err(Error::of_read)?;
         if behind > 0 || !self.content.get_mut().fill_buf().map_err(Error::of_read)?.is_empty() {
             return Err(Error::Damaged("it has bytes behind its end"));
         }
         Ok(())
+    }
+}
+
+/// Counts what is read.
+struct Counted<'a> {
+    content: Box<dyn Read + 'a>,
+    taken: Rc<Cell<u64>>,
+}
+
+impl Read for Counted<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = self.content.read(into)?;
+        self.taken.set(self.taken.get() + count as u64);
+        Ok(count)
     }
 }
 

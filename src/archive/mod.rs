@@ -3,7 +3,7 @@
 //! A file is a tar archive (POSIX.1-2017, pax, "ustar Interchange Format") in one zstd frame (RFC 8878), with a passphrase or
 //! recipients in one OpenPGP message (RFC 9580, 10.3): a PKESK version 3 for each recipient, one SKESK version 4 where there is a
 //! passphrase, one SEIPD version 1, in it one literal packet. Members:
-//! `README.txt`, `manifest.json`, `data/<resource>/<table>/<nnnnn>.copy` with whole rows each, `end.json`.
+//! `README.txt`, `manifest.json`, `data/<resource>/<table>/<nnnnn>.copy` with whole rows each, `end.json`, `signature.asc`.
 //!
 //! The rule: there is one way to write a file, and a reader accepts that one only. It says `Ok` when everything held, to
 //! the last byte; what it hands out before that is not proven. Memory does not depend on the size of a file, only on
@@ -11,13 +11,14 @@
 //! all its bytes: compare that first, and every error from here is about the passphrase or about who made the file.
 //!
 //! Layers, outside in: `frame` (packets counted and measured before anything is derived from a passphrase), `openpgp`,
-//! `members` (zstd and `tar`), and `write` and `read`, which know what stands in the members.
+//! `members` (zstd and `tar`), and `write` and `read`, which know what stands in the members. `signature` says who wrote it.
 
 mod frame;
 mod members;
 mod openpgp;
 mod read;
 mod recipients;
+mod signature;
 mod tar;
 #[cfg(test)]
 mod tests;
@@ -27,8 +28,9 @@ use std::io;
 
 use ring::digest;
 
-pub use read::{Part, manifest, read};
+pub use read::{Contents, Part, manifest, read};
 pub use recipients::{Recipients, Unusable};
+pub use signature::{SigningKey, Trust};
 pub use write::{Writer, Written};
 
 use crate::model::manifest::FormatVersion;
@@ -36,14 +38,17 @@ use crate::model::{Passphrase, Sha256};
 
 /// Largest `README.txt`, bytes.
 const MAX_README: u64 = 64 << 10;
-/// Largest `manifest.json` and largest `end.json`, bytes.
-const MAX_JSON: u64 = 16 << 20;
+/// Largest `manifest.json` and largest `end.json`, bytes: some 30,000 columns. Read, a hostile one takes ten times as much, or more.
+const MAX_JSON: u64 = 4 << 20;
+/// Largest `signature.asc`, bytes.
+const MAX_SIGNATURE: u64 = 8 << 10;
 /// Largest data member, bytes: a row (PostgreSQL builds none over 1 GiB) and the rows that share its piece.
 const MAX_DATA: u64 = (1 << 30) + (16 << 20);
 
 const README: &str = "README.txt";
 const MANIFEST: &str = "manifest.json";
 const END: &str = "end.json";
+const SIGNATURE: &str = "signature.asc";
 
 /// Why a file cannot be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -83,11 +88,13 @@ pub enum Error {
     Io(#[source] io::Error),
 }
 
-/// How a file is encrypted. With neither, it is not.
+/// How a file is encrypted - with neither passphrase nor recipients, it is not - and who signs it.
 #[derive(Clone, Default)]
 pub struct Protection {
     pub passphrase: Option<Passphrase>,
     pub recipients: Recipients,
+    /// `None`: it proves nothing of who wrote it.
+    pub signer: Option<SigningKey>,
 }
 
 impl Protection {

@@ -75,7 +75,7 @@ fn refused<T>(why: &str) -> sequoia_openpgp::Result<T> {
 
 /// While writing only the destination fails, or the system's source of random numbers. Sequoia's errors are those of
 /// `anyhow`: here they end.
-fn of_sequoia(error: anyhow::Error) -> Error {
+pub(super) fn of_sequoia(error: anyhow::Error) -> Error {
     Error::Io(error.downcast().unwrap_or_else(io::Error::other))
 }
 

@@ -3,9 +3,13 @@
 use std::collections::HashMap;
 use std::io::{Cursor, Read};
 
+use ring::digest;
+
 use super::frame::{Frame, Kind};
 use super::members::{CHUNK, Members, ORDER, Source};
-use super::{END, Error, MANIFEST, MAX_DATA, MAX_JSON, MAX_README, README, openpgp, tar};
+use super::signature::Trust;
+use super::{END, Error, MANIFEST, MAX_DATA, MAX_JSON, MAX_README, MAX_SIGNATURE, README, SIGNATURE, openpgp, tar};
+use crate::model::backup::Origin;
 use crate::model::copy::{BINARY_HEADER, BINARY_TRAILER, Tally};
 use crate::model::manifest::{EndRecord, FormatVersion, TableEnd};
 use crate::model::{CopyFormat, Manifest, Opener, Piece, Sha256};
@@ -21,33 +25,43 @@ pub enum Part<'a> {
     Piece(Piece),
 }
 
+/// What a file says of itself that was read to its end, and who wrote it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contents {
+    pub manifest: Manifest,
+    pub end: EndRecord,
+    pub origin: Origin,
+    /// `end.json` and `signature.asc`, byte for byte; the second is empty where there is none.
+    pub signed: (Vec<u8>, Vec<u8>),
+}
+
 /// Reads a file to its end. `visit` may stop it with an error of its own.
 ///
 /// What `visit` gets is not proven before this returns `Ok`, except that last pieces come only when everything held: the
 /// integrity of the encryption to the last byte, exact members in exact order, and the rows, bytes and digest of every table.
 ///
-/// Memory: about 20 MiB, or four times the longest row. Without what opens it an encrypted file is not touched; one that
+/// Memory: about 20 MiB, or four times the longest row; a small file cannot have a long one. Without what opens it an encrypted file is not touched; one that
 /// is not encrypted is read whatever was given.
 ///
 /// # Errors
-/// Those of `visit`, as they are; `Error`, but for `Misuse`. A panic of the OpenPGP library is `Damaged`; the panic
+/// Those of `visit`, as they are; `Error`, but for `Misuse`. A signature of somebody in `trust` that does not fit is damage. A panic of the OpenPGP library is `Damaged`; the panic
 /// hook sees it nevertheless.
 pub fn read<E: From<Error>>(
     source: impl Read + Send + Sync,
     opener: Option<&Opener>,
+    trust: &Trust,
     mut visit: impl FnMut(Part<'_>) -> Result<(), E>,
-) -> Result<(Manifest, EndRecord), E> {
+) -> Result<Contents, E> {
     let (mut members, manifest, manifest_sha256) = open(source, opener)?;
     visit(Part::Manifest(&manifest))?;
     let mut tables: Vec<Table> = manifest.tables.iter().map(|entry| Table::new(entry.format)).collect();
     let places: HashMap<&str, usize> = manifest.tables.iter().enumerate().map(|(i, entry)| (entry.path.as_str(), i)).collect();
-    let end: EndRecord = loop {
+    let end_text = loop {
         let header = members.header()?;
         let name = tar::name(&header).ok_or(ORDER)?;
         if name == END {
             let size = members.expect(&header, END, MAX_JSON)?;
-            let text = members.small(size)?;
-            break serde_json::from_slice(&text).map_err(|_| Error::Damaged("end.json cannot be read"))?;
+            break members.small(size)?;
         }
         let place = name.rsplit_once('/').and_then(|(folder, _)| places.get(folder)).ok_or(ORDER)?;
         let table = &mut tables[*place];
@@ -55,6 +69,7 @@ pub fn read<E: From<Error>>(
         let size = members.expect(&header, &expected, MAX_DATA)?;
         table.read(&mut members, size, |rows| visit(Part::Piece(Piece { table: *place, rows, last: false })))?;
     };
+    let end: EndRecord = serde_json::from_slice(&end_text).map_err(|_| Error::Damaged("end.json cannot be read"))?;
     if end.manifest_sha256 != manifest_sha256 {
         return Err(Error::Damaged("manifest.json is not the one of end.json").into());
     }
@@ -62,16 +77,31 @@ pub fn read<E: From<Error>>(
     if !tables.iter().all(complete) {
         return Err(Error::Damaged("a table is missing or cut off").into());
     }
-    let counted = manifest.tables.iter().zip(&tables);
-    let counted = counted.map(|(entry, table)| TableEnd { name: entry.name.clone(), tally: table.tally });
+    let signed = manifest.format_version >= FormatVersion::SIGNED;
+    let counted = manifest.tables.iter().zip(tables);
+    let counted = counted.map(|(entry, table)| TableEnd {
+        name: entry.name.clone(),
+        tally: table.tally,
+        sha256: signed.then(|| super::hashed(table.hash.finish())),
+    });
     if !counted.eq(end.tables.iter().cloned()) {
         return Err(Error::Damaged("the rows are not those of end.json").into());
     }
-    members.end()?;
-    for place in 0..tables.len() {
+    let (mut header, mut signature) = (members.header()?, Vec::new());
+    if signed && header != tar::TRAILER[..tar::BLOCK] {
+        let size = members.expect(&header, SIGNATURE, MAX_SIGNATURE)?;
+        signature = members.small(size)?;
+        if signature.is_empty() {
+            return Err(ORDER.into());
+        }
+        header = members.header()?;
+    }
+    members.end(&header)?;
+    let origin = trust.origin(&end_text, &signature)?;
+    for place in 0..manifest.tables.len() {
         visit(Part::Piece(Piece { table: place, rows: Vec::new(), last: true }))?;
     }
-    Ok((manifest, end))
+    Ok(Contents { manifest, end, origin, signed: (end_text, signature) })
 }
 
 /// Reads no more of a file than its manifest, some MiB at most. Nothing of it is proven: `read` does that.
@@ -133,6 +163,8 @@ fn parse(text: &[u8]) -> Result<Manifest, Error> {
 struct Table {
     format: CopyFormat,
     tally: Tally,
+    /// Of the bytes of its members.
+    hash: digest::Context,
     members: usize,
     /// The trailer of the binary format was read.
     ended: bool,
@@ -140,7 +172,8 @@ struct Table {
 
 impl Table {
     fn new(format: CopyFormat) -> Self {
-        Self { format, tally: Tally::default(), members: 0, ended: false }
+        let hash = digest::Context::new(&digest::SHA256);
+        Self { format, tally: Tally::default(), hash, members: 0, ended: false }
     }
 
     /// Cuts a member of `left` bytes into pieces.
@@ -159,6 +192,7 @@ impl Table {
             let mut header = *BINARY_HEADER;
             left = left.checked_sub(header.len() as u64).ok_or(NOT_ROWS)?;
             members.fill(&mut header)?;
+            self.hash.update(&header);
             if header != *BINARY_HEADER {
                 return Err(NOT_ROWS.into());
             }
@@ -169,8 +203,10 @@ impl Table {
         while left > 0 {
             let count = CHUNK.min(usize::try_from(left).unwrap_or(CHUNK));
             let old = rows.len();
+            members.bounded_row(old + count)?;
             rows.resize(old + count, 0);
             members.fill(&mut rows[old..])?;
+            self.hash.update(&rows[old..]);
             left -= count as u64;
             whole = self.whole(&rows, whole, old);
             if whole >= PIECE && left > 0 {

@@ -50,6 +50,8 @@ pub enum Unusable {
     Invalid(String, String),
     #[error("the certificate {0} has no key that is meant for encryption and is valid now; gpg --quick-add-key adds one")]
     NoEncryptionKey(String),
+    #[error("the certificate {0} has no key for signing in the first place; export it with holdfast signing export")]
+    NoSigningKey(String),
     #[error("they have more than {MOST_RECIPIENTS} keys for encryption")]
     TooMany,
 }

@@ -4,6 +4,7 @@ mod damage;
 mod hostile;
 mod interop;
 mod recipients;
+mod signed;
 
 use std::io::Read;
 use std::sync::{Arc, Mutex};
@@ -11,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use chrono::DateTime;
 use uuid::Uuid;
 
-use super::{Error, Part, Protection, Writer, Written};
+use super::{Error, Part, Protection, Trust, Writer, Written};
 use crate::model::backup::Trigger;
 use crate::model::manifest::{ColumnEntry, EndRecord, FormatVersion, PassphraseNote, ResourceEntry, SequenceState, TableEntry};
 use crate::model::{BackupId, CopyFormat, Manifest, Opener, Passphrase, Piece, TableName};
@@ -52,6 +53,7 @@ fn manifest_of(tables: &[(&str, CopyFormat)]) -> Manifest {
         server_version: "15.18".into(),
         passphrase: Some(PassphraseNote { generation: 1, set_time: time }),
         recipients: Vec::new(),
+        audit: None,
         tables: tables.iter().enumerate().map(entry).collect(),
         resources: vec![ResourceEntry {
             name: resource.clone(),
@@ -119,7 +121,7 @@ struct Content {
 fn read(source: impl Read + Send + Sync, opener: Option<&Opener>) -> Result<Content, Error> {
     let mut rows = Vec::<Vec<u8>>::new();
     let mut ends = Vec::new();
-    let (manifest, end) = super::read(source, opener, |part| {
+    let super::Contents { manifest, end, .. } = super::read(source, opener, &Trust::default(), |part| {
         match part {
             Part::Manifest(manifest) => {
                 rows.resize(manifest.tables.len(), Vec::new());
@@ -197,7 +199,7 @@ fn a_row_of_20_mib_is_a_piece_of_its_own_and_others_are_cut_at_row_ends() {
         let file = write(&manifest, &pieces, Some(&passphrase()));
         let mut rows = Vec::new();
         let mut sizes = Vec::new();
-        super::read(&file.out[..], Some(&passphrase()), |part| {
+        super::read(&file.out[..], Some(&passphrase()), &Trust::default(), |part| {
             if let Part::Piece(piece) = part {
                 assert_eq!(format.row_length(&piece.rows).is_ok(), !piece.last);
                 sizes.push(piece.rows.len());
@@ -227,12 +229,14 @@ fn the_visitor_stops_a_read_with_an_error_of_its_own() {
     }
     let file = encrypted();
     let at = |stop: fn(&Part<'_>) -> bool| {
-        super::read(&file[..], Some(&passphrase()), |part| if stop(&part) { Err(Stop::Closed("closed")) } else { Ok(()) })
+        super::read(&file[..], Some(&passphrase()), &Trust::default(), |part| {
+            if stop(&part) { Err(Stop::Closed("closed")) } else { Ok(()) }
+        })
     };
     assert!(matches!(at(|part| matches!(part, Part::Manifest(_))), Err(Stop::Closed("closed"))));
     assert!(matches!(at(|part| matches!(part, Part::Piece(_))), Err(Stop::Closed("closed"))));
     assert!(matches!(at(|part| matches!(part, Part::Piece(piece) if piece.last)), Err(Stop::Closed("closed"))));
-    let wrong = super::read(&file[..], None, |_| Ok::<_, Stop>(()));
+    let wrong = super::read(&file[..], None, &Trust::default(), |_| Ok::<_, Stop>(()));
     assert!(matches!(wrong, Err(Stop::Archive(Error::PassphraseRequired))));
 }
 

@@ -3,7 +3,10 @@
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{END, Error, MANIFEST, MAX_DATA, MAX_JSON, Protection, README, openpgp, tar};
+use chrono::{DateTime, Utc};
+use ring::digest;
+
+use super::{END, Error, MANIFEST, MAX_DATA, MAX_JSON, Protection, README, SIGNATURE, SigningKey, openpgp, tar};
 use crate::model::copy::{BINARY_HEADER, BINARY_TRAILER, Tally};
 use crate::model::manifest::{EndRecord, SequenceState, TableEnd, TableEntry};
 use crate::model::{CopyFormat, Manifest, Piece, SessionKey, Sha256};
@@ -21,6 +24,9 @@ pub struct Writer<W: Write + Send + 'static> {
     manifest_sha256: Sha256,
     tables: Vec<Table>,
     session_key: Option<SessionKey>,
+    signer: Option<SigningKey>,
+    /// When the backup was asked for.
+    create_time: DateTime<Utc>,
     /// An error left part of a member behind.
     failed: bool,
 }
@@ -28,6 +34,8 @@ pub struct Writer<W: Write + Send + 'static> {
 struct Table {
     entry: TableEntry,
     tally: Tally,
+    /// Of the bytes of its members.
+    hash: digest::Context,
     members: usize,
     ended: bool,
 }
@@ -49,7 +57,7 @@ impl<W: Write + Send + 'static> Writer<W> {
     ///
     /// # Errors
     /// `Misuse` when the manifest does not name its tables and their folders as `Manifest::member_folder` does;
-    /// `TooLarge` when it has more than 16 MiB; `Io`.
+    /// `TooLarge` when it has more than 4 MiB; `Io`.
     pub fn new(out: W, protection: &Protection, manifest: &Manifest) -> Result<Self, Error> {
         Self::with_cost(out, protection, manifest, openpgp::FULL_COST)
     }
@@ -68,7 +76,14 @@ impl<W: Write + Send + 'static> Writer<W> {
         };
         let mut compressed = zstd::Encoder::new(sink, COMPRESSION_LEVEL).map_err(Error::Io)?;
         compressed.include_checksum(true).map_err(Error::Io)?;
-        let table = |entry: &TableEntry| Table { entry: entry.clone(), tally: Tally::default(), members: 0, ended: false };
+        let hash = digest::Context::new(&digest::SHA256);
+        let table = |entry: &TableEntry| Table {
+            entry: entry.clone(),
+            tally: Tally::default(),
+            hash: hash.clone(),
+            members: 0,
+            ended: false,
+        };
         let mut writer = Self {
             out: compressed,
             hashed,
@@ -76,6 +91,8 @@ impl<W: Write + Send + 'static> Writer<W> {
             manifest_sha256: super::sha256(&json),
             tables: manifest.tables.iter().map(table).collect(),
             session_key,
+            signer: protection.signer.clone(),
+            create_time: manifest.create_time,
             failed: false,
         };
         writer.member(README, &[README_TEXT.as_bytes()])?;
@@ -107,7 +124,9 @@ impl<W: Write + Send + 'static> Writer<W> {
         if needed || !piece.rows.is_empty() {
             let name = Manifest::member_name(&table.entry.path, table.members);
             table.members += 1;
-            self.member(&name, &[header, &piece.rows, trailer])?;
+            let parts = [header, &piece.rows, trailer];
+            parts.iter().for_each(|part| table.hash.update(part));
+            self.member(&name, &parts)?;
         }
         self.failed = false;
         Ok(())
@@ -124,10 +143,17 @@ impl<W: Write + Send + 'static> Writer<W> {
         if self.tables.iter().any(|table| !table.ended) {
             return Err(Error::Misuse("a table has no last piece"));
         }
-        let tables = self.tables.iter().map(|table| TableEnd { name: table.entry.name.clone(), tally: table.tally });
+        let tables = self.tables.drain(..).map(|table| TableEnd {
+            name: table.entry.name,
+            tally: table.tally,
+            sha256: Some(super::hashed(table.hash.finish())),
+        });
         let end = EndRecord { manifest_sha256: self.manifest_sha256, tables: tables.collect(), sequences };
         let json = serde_json::to_vec_pretty(&end).map_err(|error| Error::Io(error.into()))?;
         self.json(END, &json)?;
+        if let Some(signer) = self.signer.take() {
+            self.member(SIGNATURE, &[&signer.sign(&json, self.create_time)?])?;
+        }
         self.out.write_all(&tar::TRAILER).map_err(Error::Io)?;
         match self.out.finish().map_err(Error::Io)? {
             Sink::Plain(_) => {}

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::metadata::AsciiMetadataValue;
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Request, Response, Status};
 
 use super::output::{clean, note};
@@ -31,12 +31,44 @@ const BUSY: Duration = Duration::from_secs(120);
 /// Where the service is, and who asks.
 #[derive(Debug, clap::Args)]
 pub struct Connection {
-    /// Address of the service
+    /// Address of the service, http or https
     #[arg(long, global = true, env = "HOLDFAST_ENDPOINT", default_value = "http://127.0.0.1:50051", value_name = "URL")]
     endpoint: String,
     /// File with the token of the caller; without it HOLDFAST_TOKEN is used
     #[arg(long, global = true, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// With https: certificate authority of the service, PEM; without it, those of the system
+    #[arg(long, global = true, env = "HOLDFAST_CA_FILE", value_name = "FILE", hide_env_values = true)]
+    ca_file: Option<PathBuf>,
+    /// With https: certificate by which the caller proves who it is, PEM
+    #[arg(long, global = true, env = "HOLDFAST_CERTIFICATE_FILE", value_name = "FILE", hide_env_values = true)]
+    certificate_file: Option<PathBuf>,
+    /// With https: the private key of that certificate, PEM
+    #[arg(long, global = true, env = "HOLDFAST_KEY_FILE", value_name = "FILE", hide_env_values = true)]
+    key_file: Option<PathBuf>,
+}
+
+impl Connection {
+    /// What the service has to prove by its certificate, and what is shown to it.
+    fn tls(&self) -> Result<ClientTlsConfig, Problem> {
+        let read = |path: &PathBuf| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+        let tls = match &self.ca_file {
+            Some(path) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(path)?)),
+            None => ClientTlsConfig::new().with_native_roots(),
+        };
+        match (&self.certificate_file, &self.key_file) {
+            (None, None) => Ok(tls),
+            (Some(certificate), Some(key)) => {
+                let key = zeroize::Zeroizing::new(read(key)?);
+                Ok(tls.identity(Identity::from_pem(read(certificate)?, &*key)))
+            }
+            _ => Err(Problem::usage("a certificate needs its key, and a key its certificate: give both files")),
+        }
+    }
+
+    fn has_tls(&self) -> bool {
+        [&self.ca_file, &self.certificate_file, &self.key_file].iter().any(|file| file.is_some())
+    }
 }
 
 /// The service as seen from here. Nothing is sent before the first call.
@@ -52,16 +84,22 @@ impl Client {
     /// # Errors
     /// When the address or the token cannot be used.
     pub fn new(connection: &Connection) -> Result<Self, Problem> {
-        let endpoint = match connection.endpoint.split_once("://") {
-            Some(("http", _)) => connection.endpoint.clone(),
+        let (endpoint, secure) = match connection.endpoint.split_once("://") {
+            Some((scheme @ ("http" | "https"), _)) => (connection.endpoint.clone(), scheme == "https"),
             Some((scheme, _)) => {
-                return Err(Problem::Usage(format!("the endpoint cannot begin with {scheme}://; only http:// is supported")));
+                return Err(Problem::Usage(format!("the endpoint cannot begin with {scheme}://; it is http:// or https://")));
             }
-            None => format!("http://{}", connection.endpoint),
+            None if connection.has_tls() => (format!("https://{}", connection.endpoint), true),
+            None => (format!("http://{}", connection.endpoint), false),
         };
-        let channel = Endpoint::from_shared(endpoint.clone())
+        let mut channel = Endpoint::from_shared(endpoint.clone())
             .and_then(|endpoint| endpoint.user_agent(concat!("holdfast/", env!("CARGO_PKG_VERSION"))))
-            .map_err(|_| Problem::Usage(format!("{endpoint} is not an address such as http://127.0.0.1:50051")))?
+            .map_err(|_| Problem::Usage(format!("{endpoint} is not an address such as http://127.0.0.1:50051")))?;
+        if secure {
+            let unusable = |_| Problem::usage("the files for TLS cannot be used; they are PEM, and the key has no passphrase");
+            channel = channel.tls_config(connection.tls()?).map_err(unusable)?;
+        }
+        let channel = channel
             .connect_timeout(Duration::from_secs(5))
             .http2_keep_alive_interval(Duration::from_secs(60))
             .keep_alive_timeout(Duration::from_secs(20))
@@ -155,7 +193,11 @@ impl Client {
     /// A connection that did not come about says where it should have gone.
     pub fn explained(&self, status: Status) -> Status {
         if status.code() == Code::Unavailable && status.details().is_empty() {
-            return Status::unavailable(format!("{} does not answer ({})", self.endpoint, status.message()));
+            // The last of the causes says most: that the certificate is not trusted, for example.
+            let first = std::error::Error::source(&status);
+            let last = std::iter::successors(first, |error| error.source()).last();
+            let cause = last.map_or_else(|| status.message().to_owned(), ToString::to_string);
+            return Status::unavailable(format!("{} does not answer ({cause})", self.endpoint));
         }
         status
     }
@@ -213,8 +255,18 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_without_a_scheme_is_accepted_and_another_scheme_is_not() {
-        let client = |endpoint: &str| Client::new(&Connection { endpoint: endpoint.into(), token_file: None });
+        let connection = |endpoint: &str, key: Option<&str>| Connection {
+            endpoint: endpoint.into(),
+            token_file: None,
+            ca_file: None,
+            certificate_file: None,
+            key_file: key.map(PathBuf::from),
+        };
+        let client = |endpoint: &str| Client::new(&connection(endpoint, None));
         assert_eq!(client("host:1").unwrap_or_else(|_| panic!()).endpoint, "http://host:1");
+        assert!(client("https://host:1").is_ok());
+        // A key without its certificate; and whoever has one does not mean to show it without TLS.
+        assert!(matches!(Client::new(&connection("host:1", Some("key"))), Err(Problem::Usage(_))));
         assert!(client("http://[::1]:1").is_ok());
         assert!(matches!(client("ftp://host"), Err(Problem::Usage(_))));
         assert!(matches!(client("not an address"), Err(Problem::Usage(_))));

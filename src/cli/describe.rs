@@ -10,7 +10,7 @@ use super::advice::{below_heading, known, of_operation, what_to_do};
 use super::output::{clean, facts, id, size, table, time, word};
 use crate::grpc::proto::backup::{
     ArchiveStatus, Backup, BackupResult, CheckPassphraseResponse, EncryptionInfo, ListBackupsResponse, ListOperationsResponse,
-    ListResourcesResponse, Operation, OperationError, OperationMetadata, OperationPhase, OperationType, Progress,
+    ListResourcesResponse, Operation, OperationError, OperationMetadata, OperationPhase, OperationType, Origin, Progress,
     SyncBackupsResponse, SystemStatus, Trigger, VerifyResult, backup, encryption_info, operation,
 };
 use notices::notices;
@@ -22,6 +22,7 @@ pub fn backups(list: &ListBackupsResponse) -> String {
     let rows = list.backups.iter().map(|backup| {
         let pinned = if backup.pinned() { "pinned" } else { "" };
         let archived = if backup.archive_time.is_some() { "archived" } else { "" };
+        let foreign = if backup.origin() == Origin::Foreign { "foreign" } else { "" };
         [
             id(&backup.name),
             state(backup),
@@ -29,7 +30,11 @@ pub fn backups(list: &ListBackupsResponse) -> String {
             size(backup.size_bytes),
             encrypted(backup.encryption_info.as_ref()),
             trigger(backup),
-            [pinned, archived, &backup.description].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; "),
+            [pinned, archived, foreign, &backup.description]
+                .into_iter()
+                .filter(|text| !text.is_empty())
+                .collect::<Vec<_>>()
+                .join("; "),
         ]
     });
     table(["NAME", "STATE", "DATA OF", "SIZE", "ENCRYPTED", "TRIGGER", "DESCRIPTION"], rows)
@@ -56,6 +61,7 @@ pub fn backup(backup: &Backup) -> String {
         ("SHA-256", backup.sha256.clone()),
         ("Encrypted", encrypted(backup.encryption_info.as_ref())),
         ("Recipients", backup.encryption_info.as_ref().map(|info| info.recipients.join(", ")).unwrap_or_default()),
+        ("Written by", origin(backup)),
         ("Trigger", if safety { "safety: the state before a restore".to_owned() } else { trigger(backup) }),
         ("Description", backup.description.clone()),
         ("Archived", time(backup.archive_time)),
@@ -89,7 +95,7 @@ pub fn synced(found: &SyncBackupsResponse) -> String {
     let rows: Vec<_> = rows.map(|(name, what, detail)| [name, what, detail]).collect();
     let untold = usize::try_from(found.rejected_count).unwrap_or_default().saturating_sub(found.rejected.len());
     match (rows.is_empty(), untold) {
-        (true, _) => "The folder has the files that the list has.".to_owned(),
+        (true, _) => "Nothing is new in the folder. What is missing or damaged is in the list.".to_owned(),
         (false, 0) => table(["NAME", "WHAT", "DETAIL"], rows),
         (false, _) => format!("{}\nand {untold} more files that were left alone", table(["NAME", "WHAT", "DETAIL"], rows)),
     }
@@ -106,6 +112,17 @@ pub fn is_safety(backup: &Backup) -> bool {
 
 fn state(backup: &Backup) -> String {
     word(backup.state, backup::State::as_str_name, "STATE_")
+}
+
+/// Who wrote the file, as far as that is proven.
+fn origin(backup: &Backup) -> String {
+    match (backup.origin(), backup.signing_key.as_str()) {
+        (Origin::Unspecified, _) => "not known before it is opened".to_owned(),
+        (Origin::Native, "") => "this system".to_owned(),
+        (Origin::Native, key) => format!("this system, or one that it trusts, with key {key}"),
+        (Origin::Foreign, "") => "unknown: it is not signed".to_owned(),
+        (Origin::Foreign, key) => format!("foreign: it says it was signed with key {key}"),
+    }
 }
 
 /// Whether it is encrypted, and with which passphrase: its number and since when it was in use.

@@ -15,7 +15,8 @@ use super::output::{Output, facts, note, size, table};
 use super::problem::Problem;
 use super::progress::Meter;
 use super::unpack::Unpacked;
-use crate::archive;
+use crate::archive::{self, Contents, Trust};
+use crate::model::backup::Origin;
 use crate::model::{EndRecord, FileName, Manifest, Opener, Sha256};
 
 #[derive(Debug, clap::Args)]
@@ -27,6 +28,16 @@ pub struct Inspect {
     verify: bool,
     #[command(flatten)]
     opener: Opening,
+    #[command(flatten)]
+    trusted: Trusted,
+}
+
+/// Whose signatures are known.
+#[derive(Debug, clap::Args)]
+struct Trusted {
+    /// OpenPGP certificates (holdfast signing export) of those who may have written it; says whether one of them did
+    #[arg(long, value_name = "FILE")]
+    certificates_file: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -38,6 +49,8 @@ pub struct Extract {
     folder: PathBuf,
     #[command(flatten)]
     opener: Opening,
+    #[command(flatten)]
+    trusted: Trusted,
 }
 
 /// What is known of a file.
@@ -53,6 +66,8 @@ struct Findings {
     manifest: Option<Manifest>,
     /// `None`: not everything was read, so that only the name vouches for the contents.
     end: Option<EndRecord>,
+    /// The same; else who wrote it.
+    origin: Option<Origin>,
 }
 
 pub fn inspect(inspect: Inspect, output: Output) -> Result<(), Problem> {
@@ -62,30 +77,39 @@ pub fn inspect(inspect: Inspect, output: Output) -> Result<(), Problem> {
         true => inspect.opener.given()?,
         false => None,
     };
-    let (mut manifest, mut end) = (None, None);
+    let (mut manifest, mut end, mut origin) = (None, None, None);
     if inspect.verify {
-        let (read, proven) = found.read(opener.as_ref(), |_| Ok(()))?;
-        (manifest, end) = (Some(read), Some(proven));
+        let read = found.read(opener.as_ref(), &inspect.trusted.read()?, |_| Ok(()))?;
+        (manifest, end, origin) = (Some(read.manifest), Some(read.end), Some(read.origin));
     } else if opener.is_some() || !found.encrypted {
         manifest = Some(found.manifest(opener.as_ref())?);
     }
     let Local { length, sha256, encrypted, name, .. } = found;
-    let findings = Findings { size_bytes: length, sha256, encrypted, matches_name: name.is_some(), manifest, end };
+    let findings = Findings { size_bytes: length, sha256, encrypted, matches_name: name.is_some(), manifest, end, origin };
     output.local(&findings, || describe(&findings))
 }
 
 pub fn extract(extract: Extract, output: Output) -> Result<(), Problem> {
     let mut found = Local::open(&extract.file)?;
     let opener = if found.encrypted { Some(extract.opener.existing("the file", found.write_only)?) } else { None };
+    let trusted = extract.trusted.read()?;
     let mut unpacked = Unpacked::new(&extract.folder)?;
-    let read = found.read(opener.as_ref(), |part| unpacked.take(part));
-    let (manifest, end) = read.map_err(|error| unpacked.given_up(error))?;
-    unpacked.finish(&manifest, &end)?;
+    let read = found.read(opener.as_ref(), &trusted, |part| unpacked.take(part));
+    let read = read.map_err(|error| unpacked.given_up(error))?;
+    unpacked.finish(&read)?;
     note(&format!("Everything was checked and unpacked into {}", extract.folder.display()));
     let Local { length, sha256, encrypted, name, .. } = found;
-    let (manifest, end) = (Some(manifest), Some(end));
-    let findings = Findings { size_bytes: length, sha256, encrypted, matches_name: name.is_some(), manifest, end };
+    let (manifest, end, origin) = (Some(read.manifest), Some(read.end), Some(read.origin));
+    let findings = Findings { size_bytes: length, sha256, encrypted, matches_name: name.is_some(), manifest, end, origin };
     output.local(&findings, || describe(&findings))
+}
+
+impl Trusted {
+    fn read(&self) -> anyhow::Result<Trust> {
+        let Some(path) = &self.certificates_file else { return Ok(Trust::default()) };
+        let bytes = std::fs::read(path).with_context(|| format!("cannot read the certificates {}", path.display()))?;
+        Trust::parse(&bytes).with_context(|| format!("{} cannot vouch for files", path.display()))
+    }
 }
 
 /// A file whose digest is that of its name, if it has one.
@@ -121,7 +145,7 @@ impl Local {
         Ok(Self { file, length, sha256, encrypted, write_only, name })
     }
 
-    fn manifest(&mut self, opener: Option<&Opener>) -> anyhow::Result<Manifest> {
+    pub fn manifest(&mut self, opener: Option<&Opener>) -> anyhow::Result<Manifest> {
         self.file.rewind()?;
         let manifest = archive::manifest(&self.file, opener)?;
         self.named_after(&manifest)?;
@@ -132,13 +156,14 @@ impl Local {
     fn read(
         &mut self,
         opener: Option<&Opener>,
+        trusted: &Trust,
         visit: impl FnMut(archive::Part<'_>) -> anyhow::Result<()>,
-    ) -> anyhow::Result<(Manifest, EndRecord)> {
+    ) -> anyhow::Result<Contents> {
         self.file.rewind()?;
         let source = Metered { file: &self.file, done: 0, total: self.length, meter: Meter::of_bytes(self.length) };
-        let (manifest, end) = archive::read(source, opener, visit)?;
-        self.named_after(&manifest)?;
-        Ok((manifest, end))
+        let contents = archive::read(source, opener, trusted, visit)?;
+        self.named_after(&contents.manifest)?;
+        Ok(contents)
     }
 
     fn named_after(&self, manifest: &Manifest) -> anyhow::Result<()> {
@@ -174,17 +199,25 @@ fn describe(found: &Findings) -> String {
         (None, Some(_)) => "not checked; use --verify",
         (None, None) => "not readable without what opens it; use --passphrase-stdin, --passphrase-file or --secret-key-file",
     };
+    let signed = match &found.origin {
+        None => String::new(),
+        Some(Origin::Native(key)) => format!("by {key}, which is trusted: nobody altered it since"),
+        Some(Origin::Foreign(None)) => "no: it is not known who wrote it".to_owned(),
+        Some(Origin::Foreign(Some(key))) => format!("it says by {key}; that is not proven, use --certificates-file"),
+    };
     let facts = facts([
         ("Size", bytes(found.size_bytes)),
         ("SHA-256", found.sha256.to_string()),
         ("Proven by its name", yes(found.matches_name)),
         ("Encrypted", yes(found.encrypted)),
         ("Contents", contents.to_owned()),
+        ("Signed", signed),
         ("Backup", known(|manifest| manifest.backup.to_string())),
         ("Data of", known(|manifest| manifest.snapshot_time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true))),
         ("Description", known(|manifest| manifest.description.clone())),
         ("System", known(|manifest| manifest.system_id.to_string())),
         ("Written by", known(|manifest| format!("{}, format {}", manifest.writer, manifest.format_version))),
+        ("Audit log then", known(|manifest| manifest.audit.map(|head| head.to_string()).unwrap_or_default())),
         ("PostgreSQL", known(|manifest| manifest.server_version.clone())),
         ("Recipients", known(|manifest| manifest.recipients.join(", "))),
         (

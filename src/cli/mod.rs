@@ -5,6 +5,7 @@
 //! (as grpcurl does), 2 for wrong usage, 1 for other local errors and 130 after Ctrl-C. No secret is ever an argument.
 
 mod advice;
+mod audit;
 mod backups;
 mod connect;
 mod consent;
@@ -24,6 +25,7 @@ mod progress;
 mod restore;
 mod schedule;
 mod settings;
+mod signing;
 mod undo;
 mod unpack;
 mod upload;
@@ -102,6 +104,11 @@ pub enum ClientCommand {
         #[command(subcommand)]
         what: Option<settings::Encryption>,
     },
+    /// Who signs new backups, and the certificates to verify them with
+    Signing {
+        #[command(subcommand)]
+        what: Option<signing::What>,
+    },
     /// List what backups contain
     Resources,
     /// Show whether a backup or restore could start now, and if not, why
@@ -118,6 +125,11 @@ pub enum ClientCommand {
     },
     /// Show who did what, and follow what happens
     Events(events::Events),
+    /// Prove the audit log
+    Audit {
+        #[command(subcommand)]
+        what: audit::What,
+    },
     /// Check a backup file on this machine; needs neither service nor database
     Inspect(files::Inspect),
     /// Unpack a backup file on this machine; needs neither service nor database
@@ -165,11 +177,13 @@ async fn carry_out(command: ClientCommand, connection: &Connection, output: Outp
         ClientCommand::Schedule { what } => schedule::run(session()?, what.unwrap_or_default()).await,
         ClientCommand::Retention { what } => settings::retention(session()?, what.unwrap_or_default()).await,
         ClientCommand::Encryption { what } => settings::encryption(session()?, what.unwrap_or_default()).await,
+        ClientCommand::Signing { what } => signing::run(session()?, what.unwrap_or_default()).await,
         ClientCommand::Resources => settings::resources(session()?).await,
         ClientCommand::Status => settings::status(session()?).await,
         ClientCommand::Operations { what } => operations::run(session()?, what.unwrap_or_default()).await,
         ClientCommand::Lock { what } => lock::run(session()?, what.unwrap_or_default()).await,
         ClientCommand::Events(events) => events::run(session()?, events).await,
+        ClientCommand::Audit { what } => audit::run(session()?, what).await,
         ClientCommand::Inspect(inspect) => files::inspect(inspect, output),
         ClientCommand::Extract(extract) => files::extract(extract, output),
     }
@@ -222,6 +236,11 @@ mod tests {
             "holdfast encryption off --yes",
             "holdfast encryption check latest --passphrase-stdin --json",
             "holdfast encryption check b-20260301t010000z-abcdefgh --current",
+            "holdfast signing",
+            "holdfast signing show --json",
+            "holdfast signing export",
+            "holdfast signing rotate --yes",
+            "holdfast inspect f --verify --certificates-file c",
             "holdfast operations watch 019c0000-0000-7000-8000-000000000000",
             "holdfast operations cancel operations/019c0000-0000-7000-8000-000000000000",
             "holdfast operations list --active --json",
@@ -231,6 +250,8 @@ mod tests {
             "holdfast lock release --token 17 --reason gone --yes",
             "holdfast events --type restore.*,backup.failed --json",
             "holdfast events --follow --after auditEvents/17",
+            "holdfast audit verify --json",
+            "holdfast audit verify --head 17:0000000000000000000000000000000000000000000000000000000000000000 --file f --passphrase-file p",
             "holdfast inspect f --verify",
             "holdfast extract f -C d --passphrase-file p",
             "holdfast extract f -C d --secret-key-file k",

@@ -73,6 +73,7 @@ printed!(
     RestoreResult,
     Retention,
     Schedule,
+    Signing,
     SyncBackupsResponse,
     SystemStatus,
     VerifyResult

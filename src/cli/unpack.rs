@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
 
-use crate::archive::Part;
+use crate::archive::{Contents, Part};
 use crate::model::copy::{BINARY_HEADER, BINARY_TRAILER};
-use crate::model::{CopyFormat, EndRecord, Manifest, Piece};
+use crate::model::{CopyFormat, Manifest, Piece};
 
 const UNPROVEN: &str = "UNPROVEN.partial";
 
@@ -70,11 +70,13 @@ impl Unpacked {
     }
 
     /// Everything was proven: what was written gets its place.
-    pub fn finish(self, manifest: &Manifest, end: &EndRecord) -> anyhow::Result<()> {
-        for (name, text) in [("manifest.json", manifest.to_json()?), ("end.json", serde_json::to_vec_pretty(end)?)] {
+    pub fn finish(self, contents: &Contents) -> anyhow::Result<()> {
+        let (end, signature) = &contents.signed;
+        let members = [("manifest.json", &contents.manifest.to_json()?), ("end.json", end), ("signature.asc", signature)];
+        for (name, text) in members.into_iter().filter(|(_, text)| !text.is_empty()) {
             let path = self.partial.join(name);
             let mut file = create(&path)?;
-            file.write_all(&text).and_then(|()| file.sync_all()).with_context(|| cannot_write(&path))?;
+            file.write_all(text).and_then(|()| file.sync_all()).with_context(|| cannot_write(&path))?;
         }
         for entry in fs::read_dir(&self.partial).with_context(|| cannot_write(&self.partial))? {
             let entry = entry?;

@@ -93,7 +93,7 @@ pub enum Invalid {
     #[error("the bucket cannot be used with these settings: {0}")]
     Bucket(#[from] object_store::Error),
     #[error(transparent)]
-    Wire(#[from] wire::Invalid),
+    Wire(#[from] crate::http::Invalid),
 }
 
 /// What an object storage needs besides the name of the bucket.

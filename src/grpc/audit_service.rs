@@ -1,4 +1,4 @@
-//! AuditService: lists events, and sends them as they happen.
+//! AuditService: lists events, sends them as they happen, and shows what proves them.
 
 use std::collections::VecDeque;
 
@@ -25,6 +25,15 @@ impl AuditService for Service {
         let (page_size, before, filter) = convert::list_request(request.get_ref())?;
         let (events, next) = self.holdfast.list_events(page_size, before, &filter).await?;
         Ok(Response::new(convert::list_response(events, next, &request.get_ref().types)))
+    }
+
+    async fn list_audit_records(
+        &self,
+        request: Request<wire::ListAuditRecordsRequest>,
+    ) -> Answer<wire::ListAuditRecordsResponse> {
+        let (after, page_size) = convert::records_request(request.get_ref())?;
+        let (links, head) = self.holdfast.chain(after, page_size).await?;
+        Ok(Response::new(convert::records_response(links, head)))
     }
 
     type WatchAuditEventsStream = BoxStream<'static, Result<wire::AuditEvent, Status>>;

@@ -143,6 +143,15 @@ impl BackupService for Service {
         Ok(Response::new(settings::encryption(self.holdfast.set_encryption(&caller, passphrase, seen).await?)))
     }
 
+    async fn get_signing(&self, _: Request<wire::GetSigningRequest>) -> Answer<wire::Signing> {
+        Ok(Response::new(settings::signing(self.holdfast.signing().await?)))
+    }
+
+    async fn rotate_signing_key(&self, request: Request<wire::RotateSigningKeyRequest>) -> Answer<wire::Signing> {
+        let (caller, _) = accept(request)?;
+        Ok(Response::new(settings::signing(self.holdfast.rotate_signing_key(&caller).await?)))
+    }
+
     async fn get_system_status(&self, _: Request<wire::GetSystemStatusRequest>) -> Answer<wire::SystemStatus> {
         Ok(Response::new(operation::system_status(self.holdfast.system_status().await?)))
     }

@@ -1,16 +1,19 @@
-//! What every call passes before a handler sees it, in this order: no new calls while stopping, not too many at once,
-//! who is it, may they. And what every answer passes: a panic becomes INTERNAL, an error is logged once.
+//! What every call passes before a handler sees it, in this order: no new calls while stopping, who is it, may they, not too
+//! many at once. And what every answer passes: a panic becomes INTERNAL, an error is logged once.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::body::Body;
@@ -18,12 +21,18 @@ use tonic::codegen::http::{Request, Response};
 use tower::{Layer, Service};
 
 use super::access::{self, Authenticator, Need};
+use super::listener::Peer;
 use super::status;
 use crate::model::event::Caller;
 use crate::model::{Failure, Reason};
 
 /// Calls that may be worked on at once, over all connections. Streams count until their first message only.
 const MAX_CALLS: usize = 500;
+
+/// The same of one caller, streams included until they end: there is room for others whatever one does.
+const MAX_CALLS_EACH: usize = MAX_CALLS / 2;
+/// Until it is known who calls.
+const ADMISSION: Duration = Duration::from_secs(20);
 
 /// A tower layer around all services.
 #[derive(Clone)]
@@ -33,6 +42,7 @@ pub struct Gate {
     /// The answer to calls that are not taken.
     closed: fn() -> Status,
     places: Arc<Semaphore>,
+    shares: Arc<Shares>,
     refused: Arc<Refused>,
 }
 
@@ -46,7 +56,7 @@ impl Gate {
         refused: impl Fn(&Caller, Reason) + Send + Sync + 'static,
     ) -> Self {
         let places = Arc::new(Semaphore::new(MAX_CALLS));
-        Self { authenticator, stopping, closed: draining, places, refused: Arc::new(refused) }
+        Self { authenticator, stopping, closed: draining, places, shares: Arc::default(), refused: Arc::new(refused) }
     }
 
     /// The gate of a service that has not started yet: it lets probes in and nobody else.
@@ -56,8 +66,8 @@ impl Gate {
         Self { closed: not_ready, ..gate }
     }
 
-    /// Lets a call in, with its principal in the extensions; what is returned is held until it is answered.
-    fn admit(&self, request: &mut Request<Body>) -> Result<Option<OwnedSemaphorePermit>, Status> {
+    /// Lets a call in, with its caller in the extensions; what is returned is held until it is answered.
+    async fn admit(&self, request: &mut Request<Body>) -> Result<Option<Places>, Status> {
         let method = access::method(request.uri().path());
         if let Some((_, Need::Nothing)) = method {
             return Ok(None);
@@ -65,14 +75,17 @@ impl Gate {
         if self.stopping.is_cancelled() {
             return Err((self.closed)());
         }
-        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| overloaded())?;
         let path = method.map_or("", |(path, _)| path);
         let refuse = |caller: &Caller, failure: Failure| {
             (self.refused)(caller, failure.reason);
             Status::from(failure)
         };
-        let principal = self.authenticator.authenticate(request.headers());
+        let peer = request.extensions().get::<Peer>().cloned();
+        let principal = self.authenticator.authenticate(request.headers(), peer.as_ref()).await;
         let principal = principal.map_err(|failure| refuse(&access::caller(request, path, None), *failure))?;
+        if let Some(peer) = peer {
+            peer.is_known();
+        }
         let caller = access::caller(request, path, Some(&principal));
         let permitted = match method {
             Some((_, Need::Nothing | Need::Identity)) => Ok(()),
@@ -80,8 +93,55 @@ impl Gate {
             None => Err(Failure::new(Reason::PermissionMissing, "No such method is served.").into()),
         };
         permitted.map_err(|failure| refuse(&caller, *failure))?;
+        // Whoever is nobody takes no place.
+        let share = self.shares.take(&principal.subject);
+        let share = share.ok_or_else(|| overloaded("Too many calls of this caller are being worked on."))?;
+        let place = Arc::clone(&self.places).try_acquire_owned();
+        let place = place.map_err(|_| overloaded("Too many calls are being worked on."))?;
         request.extensions_mut().insert(caller);
-        Ok(Some(place))
+        Ok(Some(Places { _of_all: place, of_caller: share }))
+    }
+}
+
+/// What a call takes of what there is.
+struct Places {
+    /// Until it is answered, or the first message of a stream is on its way.
+    _of_all: OwnedSemaphorePermit,
+    /// Until the last byte of the answer is sent.
+    of_caller: Share,
+}
+
+/// How many calls each caller has under way.
+#[derive(Default)]
+struct Shares(Mutex<HashMap<String, usize>>);
+
+impl Shares {
+    /// `None`: the caller has all that one may have.
+    fn take(self: &Arc<Self>, subject: &str) -> Option<Share> {
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = taken.entry(subject.to_owned()).or_default();
+        if *count >= MAX_CALLS_EACH {
+            return None;
+        }
+        *count += 1;
+        Some(Share { of: self.clone(), subject: subject.to_owned() })
+    }
+}
+
+struct Share {
+    of: Arc<Shares>,
+    subject: String,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut taken = self.of.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = taken.get_mut(&self.subject) {
+            *count -= 1;
+            if *count == 0 {
+                taken.remove(&self.subject);
+            }
+        }
     }
 }
 
@@ -96,8 +156,8 @@ fn not_ready() -> Status {
     failure.retry_after(Duration::from_secs(5)).instructions("Call again in a moment; health tells when it is ready.").into()
 }
 
-fn overloaded() -> Status {
-    let failure = Failure::new(Reason::RateLimited, "Too many calls are being worked on.");
+fn overloaded(message: &str) -> Status {
+    let failure = Failure::new(Reason::RateLimited, message);
     failure.retry_after(Duration::from_secs(1)).instructions("Call again in a moment.").into()
 }
 
@@ -134,9 +194,14 @@ where
         let gate = self.gate.clone();
         Box::pin(async move {
             let method = access::method(request.uri().path()).map_or("_OTHER", |(path, _)| path);
+            let limit = limit(method);
             let answer = AssertUnwindSafe(async {
-                match gate.admit(&mut request) {
-                    Ok(_place) => inner.call(request).await,
+                match timeout(ADMISSION, gate.admit(&mut request)).await.unwrap_or_else(|_| Err(late())) {
+                    Ok(None) => inner.call(request).await,
+                    Ok(Some(places)) => match timeout(limit, inner.call(request)).await {
+                        Ok(response) => Ok(response?.map(|body| held(body, places.of_caller))),
+                        Err(_) => Ok(late().into_http()),
+                    },
                     Err(status) => Ok(status.into_http()),
                 }
             });
@@ -151,6 +216,33 @@ where
     }
 }
 
+/// How long a call may take until it is answered, or its first message is on its way. What takes longer is given up, as if
+/// the caller had hung up.
+fn limit(method: &str) -> Duration {
+    match method.rsplit_once('/').map_or(method, |(_, name)| name) {
+        // It takes as long as the caller says, or sends.
+        "WaitOperation" | "AcquireLock" | "UploadBackup" | "ServerReflectionInfo" => Duration::from_secs(7 * 3600),
+        // They read whole files, or wait until one is back from the archive.
+        "Restore" | "PreviewRestore" | "VerifyBackup" | "CheckPassphrase" | "DownloadBackup" | "SyncBackups" => {
+            Duration::from_secs(150)
+        }
+        _ => Duration::from_secs(60),
+    }
+}
+
+/// The answer, which keeps a place until its last byte is sent.
+fn held(body: Body, share: Share) -> Body {
+    Body::new(body.map_frame(move |frame| {
+        _ = &share;
+        frame
+    }))
+}
+
+fn late() -> Status {
+    let failure = Failure::new(Reason::CallTimedOut, "The call took longer than it may, and was given up.");
+    failure.instructions("See whether the service is busy or its database slow, and call again.").into()
+}
+
 fn panicked() -> Status {
     Failure::new(Reason::Internal, "panic").into()
 }
@@ -161,6 +253,7 @@ mod tests {
     use tonic_types::StatusExt;
 
     use super::*;
+    use crate::grpc::access::{Bindings, Role};
 
     fn call(path: &str, token: Option<&str>) -> Request<Body> {
         let request = Request::builder().uri(format!("http://localhost{path}"));
@@ -178,8 +271,14 @@ mod tests {
         response.extensions().get::<Status>().cloned()
     }
 
+    fn authenticator() -> Authenticator {
+        let authenticator = Authenticator::new(Bindings::default());
+        let authenticator = authenticator.with_token("letmein", "token:static", &[Role::BackupAdmin]).unwrap();
+        authenticator.with_token("another", "token:other", &[Role::Monitoring]).unwrap()
+    }
+
     fn gate() -> Gate {
-        Gate::new(Authenticator::static_token("letmein", "token:static").unwrap(), CancellationToken::new(), |_, _| {})
+        Gate::new(authenticator(), CancellationToken::new(), |_, _| {})
     }
 
     fn reason(status: Option<Status>) -> String {
@@ -211,7 +310,7 @@ mod tests {
 
     #[tokio::test]
     async fn p11_a_service_that_is_not_ready_yet_tells_every_caller_so_and_answers_probes() {
-        let gate = Gate::not_ready(Authenticator::static_token("letmein", "token:static").unwrap());
+        let gate = Gate::not_ready(authenticator());
         for token in [Some("letmein"), Some("another"), None] {
             let status = answer(&gate, call(GET, token)).await.unwrap();
             assert_eq!(status.code(), Code::Unavailable);
@@ -230,6 +329,36 @@ mod tests {
         let all = Arc::clone(&gate.places).try_acquire_many_owned(u32::try_from(MAX_CALLS).unwrap()).unwrap();
         assert_eq!(reason(answer(&gate, call(GET, Some("letmein"))).await), "RATE_LIMITED");
         drop(all);
+    }
+
+    #[tokio::test]
+    async fn p07_one_caller_has_half_of_the_places_and_streams_count_to_their_end() {
+        let gate = gate();
+        let endless = tower::service_fn(|_: Request<Body>| async {
+            Ok(Response::new(Body::new(http_body_util::Full::new(bytes::Bytes::from_static(b"x")))))
+        });
+        let ask = async |token| gate.layer(endless).call(call(GET, Some(token))).await.unwrap();
+        let mut open = Vec::new();
+        for _ in 0..MAX_CALLS_EACH {
+            open.push(ask("letmein").await);
+        }
+        let status = |response: Response<Body>| response.extensions().get::<Status>().cloned();
+        assert_eq!(reason(status(ask("letmein").await)), "RATE_LIMITED");
+        assert!(status(ask("another").await).is_none());
+        open.pop();
+        assert!(status(ask("letmein").await).is_none());
+        drop(open);
+        assert!(gate.shares.0.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn p07_a_call_that_takes_too_long_is_given_up_and_gives_its_place_back() {
+        let gate = gate();
+        let stalls = tower::service_fn(|_: Request<Body>| std::future::pending::<Result<Response<Body>, Infallible>>());
+        let response = gate.layer(stalls).call(call(GET, Some("letmein"))).await.unwrap();
+        let status = response.extensions().get::<Status>().unwrap();
+        assert_eq!((status.code(), reason(Some(status.clone())).as_str()), (Code::DeadlineExceeded, "CALL_TIMED_OUT"));
+        assert_eq!(gate.places.available_permits(), MAX_CALLS);
     }
 
     #[tokio::test]

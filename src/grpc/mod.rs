@@ -9,30 +9,32 @@ mod backup_service;
 mod convert;
 mod gate;
 mod health;
+mod listener;
 mod lock_client;
 mod lock_service;
 mod operation_service;
 pub mod proto;
 mod status;
+mod tls;
 
 use std::time::Duration;
 
 use futures_util::stream::{BoxStream, Stream, StreamExt};
-use tokio::net::TcpListener;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::server::NamedService;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tracing::warn;
 
-pub use access::{Authenticator, Permission, Permissions};
+pub use access::{Authenticator, Bindings, Jwt, KeySource, Role, TokenReview};
+pub use listener::Listener;
 pub use lock_client::RemoteLock;
 use proto::backup::audit_service_server::AuditServiceServer;
 use proto::backup::backup_service_server::BackupServiceServer;
 use proto::backup::operation_service_server::OperationServiceServer;
 use proto::lock::lock_service_server::LockServiceServer;
+pub use tls::{Tls, TlsFiles};
 
 use crate::operations::Holdfast;
 
@@ -68,6 +70,10 @@ const MAX_MESSAGE: usize = 256 * 1024;
 const MAX_CHUNK_MESSAGE: usize = 2 * 1024 * 1024;
 const MAX_HEADERS: u32 = 16 * KIB;
 const MAX_STREAMS: u32 = 100;
+/// Streams that a client has reset before they were begun with, and those that are reset for what it did: then its connection
+/// ends (CVE-2023-44487, CVE-2025-8671).
+const MAX_RESETS: usize = 20;
+const MAX_RESETS_BY_US: usize = 100;
 const STREAM_WINDOW: u32 = MIB;
 const CONNECTION_WINDOW: u32 = 4 * MIB;
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -85,11 +91,7 @@ const HANDOVER: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// When the server cannot start.
-pub async fn serve_not_ready(
-    listener: TcpListener,
-    authenticator: Authenticator,
-    started: CancellationToken,
-) -> Result<(), Error> {
+pub async fn serve_not_ready(listener: Listener, authenticator: Authenticator, started: CancellationToken) -> Result<(), Error> {
     let (reporter, health) = health::start().await;
     let router = server().layer(gate::Gate::not_ready(authenticator)).add_service(health.max_decoding_message_size(MAX_MESSAGE));
     let end = {
@@ -104,7 +106,7 @@ pub async fn serve_not_ready(
         tokio::time::sleep(HANDOVER).await;
     };
     tokio::select! {
-        end = router.serve_with_incoming_shutdown(incoming(listener), end) => end?,
+        end = router.serve_with_incoming_shutdown(listener.connections(), end) => end?,
         () = too_late => {}
     }
     Ok(())
@@ -114,7 +116,7 @@ pub async fn serve_not_ready(
 ///
 /// # Errors
 /// When the server cannot start. That calls did not end in time is not an error.
-pub async fn serve(listener: TcpListener, holdfast: Holdfast, settings: Settings) -> Result<(), Error> {
+pub async fn serve(listener: Listener, holdfast: Holdfast, settings: Settings) -> Result<(), Error> {
     let stopping = holdfast.stopping();
     let (reporter, health) = health::start().await;
     let (v1, v1alpha) = (reflection().build_v1()?, reflection().build_v1alpha()?);
@@ -133,7 +135,7 @@ pub async fn serve(listener: TcpListener, holdfast: Holdfast, settings: Settings
         .add_service(health.max_decoding_message_size(MAX_MESSAGE))
         .add_service(v1.max_decoding_message_size(MAX_MESSAGE))
         .add_service(v1alpha.max_decoding_message_size(MAX_MESSAGE));
-    let server = router.serve_with_incoming_shutdown(incoming(listener), health::follow(reporter, holdfast));
+    let server = router.serve_with_incoming_shutdown(listener.connections(), health::follow(reporter, holdfast));
     let too_late = async {
         stopping.cancelled().await;
         tokio::time::sleep(SHUTDOWN).await;
@@ -154,12 +156,10 @@ fn server() -> Server {
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .http2_max_header_list_size(MAX_HEADERS)
         .max_concurrent_streams(MAX_STREAMS)
+        .http2_max_pending_accept_reset_streams(Some(MAX_RESETS))
+        .http2_max_local_error_reset_streams(Some(MAX_RESETS_BY_US))
         .max_connection_age(MAX_CONNECTION_AGE)
         .max_connection_age_grace(MAX_CONNECTION_GRACE)
-}
-
-fn incoming(listener: TcpListener) -> TcpIncoming {
-    TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(KEEPALIVE))
 }
 
 /// Names of the services that are served and described: those that are in the table of `access`.

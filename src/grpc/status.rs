@@ -36,6 +36,8 @@ pub fn published(reason: Reason) -> (Code, ErrorReason) {
         Reason::PermissionMissing => (Code::PermissionDenied, ErrorReason::PermissionMissing),
         Reason::TransportNotSecure => (Code::FailedPrecondition, ErrorReason::TransportNotSecure),
         Reason::RateLimited => (Code::ResourceExhausted, ErrorReason::RateLimited),
+        Reason::IdentityUnavailable => (Code::Unavailable, ErrorReason::IdentityUnavailable),
+        Reason::CallTimedOut => (Code::DeadlineExceeded, ErrorReason::CallTimedOut),
         Reason::BackupNotFound => (Code::NotFound, ErrorReason::BackupNotFound),
         Reason::OperationNotFound => (Code::NotFound, ErrorReason::OperationNotFound),
         Reason::ResourceUnknown => (Code::NotFound, ErrorReason::ResourceUnknown),

@@ -29,6 +29,17 @@ impl Trigger {
     }
 }
 
+/// Who wrote a file, as its signature tells.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// This system, or one whose certificate is trusted: the fingerprint of the key. Empty for a file of this system that was
+    /// written before files were signed: the catalog knows its SHA-256.
+    Native(String),
+    /// Somebody else: the fingerprint of the key that it says it was signed with, or nothing where it was not signed.
+    Foreign(Option<String>),
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
@@ -79,6 +90,9 @@ pub struct Backup {
     /// Empty: not known.
     pub format_version: String,
     pub source_system: Option<Uuid>,
+    /// `None`: it was not read to its end yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
     /// One sentence on why it is in its state.
     pub state_detail: String,
     pub pinned: bool,
@@ -123,6 +137,7 @@ impl Backup {
             resources: Vec::new(),
             format_version: String::new(),
             source_system: None,
+            origin: None,
             state_detail: String::new(),
             pinned: false,
             last_verification: None,
@@ -130,7 +145,7 @@ impl Backup {
     }
 
     /// Takes over what a file that was read to its end says of itself. What callers have said of it since stays.
-    pub fn learn(&mut self, manifest: &Manifest, end: &EndRecord) {
+    pub fn learn(&mut self, manifest: &Manifest, end: &EndRecord, origin: Origin) {
         let tally = |name: &TableName| end.tables.iter().find(|table| table.name == *name).map(|table| table.tally);
         let contents = manifest.resources.iter().map(|resource| ResourceContent {
             name: resource.name.clone(),
@@ -154,6 +169,12 @@ impl Backup {
         self.write_only = manifest.encrypted() && manifest.passphrase.is_none();
         self.format_version = manifest.format_version.to_string();
         self.source_system = Some(manifest.system_id);
+        self.origin = Some(origin);
+    }
+
+    /// Whether this system wrote it: the catalog has its SHA-256 from then.
+    pub fn written_here(&self) -> bool {
+        self.operation.is_some()
     }
 
     pub fn encrypted(&self) -> bool {

@@ -6,9 +6,9 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::backup::Backup;
+use super::backup::{Backup, Origin};
 use super::failure::{Failure, Reason};
-use super::name::{BackupId, OperationId};
+use super::name::{BackupId, OperationId, Sha256};
 use super::operation::{Kind, Operation, Outcome, RestoreResult};
 
 /// Who caused an event, as far as it was proven.
@@ -79,6 +79,8 @@ pub struct Recorded {
     pub id: Uuid,
     pub number: i64,
     pub time: DateTime<Utc>,
+    /// Stands for it and all before it (`chain`).
+    pub hash: Sha256,
     pub event: Event,
 }
 
@@ -142,7 +144,7 @@ impl Event {
 
     /// How an operation ended. A restore that was done has told so in its own transaction (`restored`).
     pub fn ended(operation: &Operation) -> Option<Self> {
-        let failed = |kind: &str, failure: &Failure| Self { failure: Some(failure.reason), ..Self::of(kind, operation) };
+        let failed = |kind: &str, failure: &Failure| Self::of(kind, operation).of_failure(failure);
         match (operation.kind, operation.outcome.as_ref()?) {
             (_, Outcome::Restore(_)) => None,
             (_, Outcome::Backup(result)) => Some(Self::of("backup.completed", operation).about(&result.backup)),
@@ -184,6 +186,25 @@ impl Event {
             reason: operation.reason.clone(),
             request_id: operation.request_id.clone(),
             attributes: BTreeMap::new(),
+        }
+    }
+
+    /// That it came to nothing, and what would have had to be accepted.
+    pub fn of_failure(self, failure: &Failure) -> Self {
+        let event = Self { failure: Some(failure.reason), ..self };
+        match failure.metadata.get("warnings") {
+            Some(warnings) => event.with("warnings", warnings),
+            None => event,
+        }
+    }
+
+    /// Who wrote the file.
+    pub fn written_by(self, origin: &Origin) -> Self {
+        match origin {
+            Origin::Native(key) if key.is_empty() => self.with("origin", "native"),
+            Origin::Native(key) => self.with("origin", "native").with("signingKey", key),
+            Origin::Foreign(None) => self.with("origin", "foreign"),
+            Origin::Foreign(Some(key)) => self.with("origin", "foreign").with("signingKey", key),
         }
     }
 

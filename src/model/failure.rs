@@ -27,6 +27,8 @@ pub enum Reason {
     PermissionMissing,
     TransportNotSecure,
     RateLimited,
+    IdentityUnavailable,
+    CallTimedOut,
     BackupNotFound,
     OperationNotFound,
     ResourceUnknown,

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::backup::Trigger;
+use super::chain::Head;
 use super::copy::{CopyFormat, Tally};
 use super::name::{BackupId, ResourceName, Sha256, TableName};
 
@@ -21,7 +22,9 @@ pub struct FormatVersion {
 
 impl FormatVersion {
     /// The version that this program writes.
-    pub const PRESENT: Self = Self { major: 1, minor: 0 };
+    pub const PRESENT: Self = Self { major: 1, minor: 1 };
+    /// From this one on a file may be signed, and `end.json` has the SHA-256 of each table.
+    pub const SIGNED: Self = Self { major: 1, minor: 1 };
 
     pub fn readable(self) -> bool {
         self.major == Self::PRESENT.major && self <= Self::PRESENT
@@ -76,6 +79,10 @@ pub struct Manifest {
     /// it is not encrypted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub recipients: Vec<String>,
+    /// The end of the system's audit log when the file was begun: a copy of the file elsewhere proves that the log had it.
+    /// Files of old do not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<Head>,
     pub resources: Vec<ResourceEntry>,
     pub tables: Vec<TableEntry>,
 }
@@ -134,6 +141,10 @@ pub struct TableEnd {
     pub name: TableName,
     #[serde(flatten)]
     pub tally: Tally,
+    /// Of its members, one after the other. The digest beside it is a sum, and who chooses many rows finds others with the same one:
+    /// this is what a signature holds to. `None` before format 1.1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<Sha256>,
 }
 
 /// A sequence, read after the data: no row of the file has a higher number from it.
@@ -205,7 +216,8 @@ mod tests {
     fn format_versions_compare_as_numbers() {
         let version = |text: &str| serde_json::from_str::<FormatVersion>(&format!("{text:?}"));
         assert!(version("1.0").unwrap().readable());
-        assert!(!version("1.1").unwrap().readable());
+        assert!(version("1.1").unwrap().readable());
+        assert!(!version("1.2").unwrap().readable());
         assert!(!version("2.0").unwrap().readable());
         for text in ["", "1", "1.", "+1.0", "1.0.0", "a.b"] {
             assert!(version(text).is_err(), "{text}");

@@ -6,6 +6,7 @@
 pub mod archive;
 pub mod backup;
 pub mod catalog;
+pub mod chain;
 pub mod copy;
 pub mod event;
 pub mod failure;
@@ -17,6 +18,7 @@ pub mod operation;
 pub mod schedule;
 pub mod secret;
 pub mod settings;
+mod strength;
 pub mod verification;
 
 pub use backup::Backup;

@@ -15,7 +15,7 @@ pub struct Malformed {
     pub expected: &'static str,
 }
 
-fn malformed<T>(found: &str, expected: &'static str) -> Result<T, Malformed> {
+pub(super) fn malformed<T>(found: &str, expected: &'static str) -> Result<T, Malformed> {
     Err(Malformed { found: found.chars().take(80).collect(), expected })
 }
 

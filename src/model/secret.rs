@@ -19,11 +19,17 @@ pub enum Weak {
     ControlCharacter,
     #[error("a passphrase has at least five different characters")]
     Monotonous,
+    #[error(
+        "this passphrase is too easy to guess: well-known words, rows of keys, repeats and years add little; take four words by chance"
+    )]
+    Guessable,
 }
 
 impl Passphrase {
     pub const MIN_CHARS: usize = 12;
     pub const MAX_BYTES: usize = 1024;
+    /// A guess takes tens of milliseconds of one core, so 2^40 of them take two thousand years of it.
+    pub const MIN_BITS: u32 = 40;
 
     /// `None` for a blank one: blank means 'not encrypted' and is not a passphrase.
     pub fn new(text: impl Into<String>) -> Option<Self> {
@@ -42,6 +48,7 @@ impl Passphrase {
             () if self.0.chars().any(char::is_control) => Err(Weak::ControlCharacter),
             () if chars < Self::MIN_CHARS => Err(Weak::TooShort),
             () if different.len() < 5 => Err(Weak::Monotonous),
+            () if super::strength::bits(&self.0) < Self::MIN_BITS => Err(Weak::Guessable),
             () => Ok(()),
         }
     }
@@ -156,6 +163,7 @@ mod tests {
         assert_eq!(strength("grüße aus köln"), Ok(()));
         assert_eq!(strength("short"), Err(Weak::TooShort));
         assert_eq!(strength("aaaaaaaaaaaaaaaa"), Err(Weak::Monotonous));
+        assert_eq!(strength("password1234"), Err(Weak::Guessable));
         assert_eq!(strength("correct horse battery\n"), Err(Weak::ControlCharacter));
         assert_eq!(strength(&"correct horse".repeat(100)), Err(Weak::TooLong));
     }

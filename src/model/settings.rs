@@ -43,6 +43,20 @@ pub struct Recipient {
     pub expire_time: Option<DateTime<Utc>>,
 }
 
+/// A key that files are, or were, signed with. Holds no secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SigningKeyNote {
+    /// In hexadecimal digits.
+    pub fingerprint: String,
+    pub create_time: DateTime<Utc>,
+    /// Who had it made.
+    pub creator: String,
+    /// OpenPGP, armored.
+    pub certificate: Vec<u8>,
+    /// Whether new files are signed with it.
+    pub in_use: bool,
+}
+
 /// How new backups are encrypted. Holds no secret: the passphrase rests sealed beside it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Encryption {

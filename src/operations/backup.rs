@@ -12,10 +12,10 @@ use super::call::{BackupRequest, Caller};
 use super::proof::Hashing;
 use super::works::Work;
 use super::{Error, Holdfast, Result, new_operation_id, now};
-use crate::archive::{self, Protection, Writer};
+use crate::archive::{self, Contents, Protection, Trust, Writer};
 use crate::fault;
 use crate::folder::Draft;
-use crate::model::backup::{Backup, State, Trigger};
+use crate::model::backup::{Backup, Origin, State, Trigger};
 use crate::model::manifest::{FormatVersion, SequenceState};
 use crate::model::operation::{BackupResult, Kind, Operation, Outcome, Phase, Progress};
 use crate::model::schedule::Driver;
@@ -36,6 +36,8 @@ struct Written {
     bytes: u64,
     /// Opens it where no passphrase does, until it is proven.
     session_key: Option<SessionKey>,
+    /// Who wrote it, once it is proven.
+    origin: Option<Origin>,
 }
 
 /// A backup that is proven and does not have its name yet.
@@ -115,6 +117,10 @@ impl Holdfast {
         self.check_volume().await?;
         self.check_space().await?;
         let (note, protection) = self.protection().await?;
+        let audit = self.0.parts.state.audit_head().await?;
+        let signer = self.signing_key().await?;
+        let (origin, trust) = (Origin::Native(signer.fingerprint()), self.trust().await?);
+        let protection = Protection { signer: Some(signer), ..protection };
         let mut attempt = 1;
         let (manifest, notices, written) = loop {
             let manifest = |snapshot: &Snapshot| {
@@ -132,6 +138,7 @@ impl Holdfast {
                     server_version: snapshot.server_version().to_owned(),
                     passphrase: note,
                     recipients: protection.recipients.fingerprints(),
+                    audit: Some(audit),
                     resources,
                     tables,
                 }
@@ -150,9 +157,12 @@ impl Holdfast {
             work.phase(Phase::Checking, "Reads the file back from the disk.");
         }
         let (proven, stopped) = (manifest.clone(), work.stopped());
-        let written = work.blocking(move || prove(written, &proven, protection.passphrase, &stopped)).await??;
+        let written = work.blocking(move || prove(written, &proven, protection.passphrase, &trust, &stopped)).await??;
         let notices = notices.into_iter().chain(self.notices_about_recipients()).collect();
-        Ok(Made { backup: describe(about, &manifest, &written), draft: written.draft, notices })
+        if written.origin.as_ref() != Some(&origin) {
+            return Err(Error::ReadBack);
+        }
+        Ok(Made { backup: describe(about, &manifest, &written, origin), draft: written.draft, notices })
     }
 
     /// Reads the database and writes the file, both at once, joined by a short channel. Each end takes a transfer that
@@ -282,7 +292,7 @@ fn write_pieces(
     }
     let sequences = at_end.blocking_recv().map_err(|_| postgres::Error::BrokenOff)?;
     let archive::Written { out, end, sha256, bytes, session_key } = writer.finish(sequences)?;
-    Ok(Written { draft: out, end, sha256, bytes, session_key })
+    Ok(Written { draft: out, end, sha256, bytes, session_key, origin: None })
 }
 
 /// Reads the file back from the disk and compares everything with what was sent.
@@ -290,25 +300,26 @@ fn prove(
     mut written: Written,
     manifest: &Manifest,
     passphrase: Option<Passphrase>,
+    trust: &Trust,
     stopped: &CancellationToken,
 ) -> Result<Written> {
     let session_key = written.session_key.take().map(Opener::SessionKey);
     let opener = passphrase.map(Opener::Passphrase).or(session_key);
     let mut file = Hashing::new(written.draft.read_back()?);
-    let (found, end) =
-        archive::read(&mut file, opener.as_ref(), |_| if stopped.is_cancelled() { Err(Error::Interrupted) } else { Ok(()) })?;
+    let stop = |_: archive::Part<'_>| if stopped.is_cancelled() { Err(Error::Interrupted) } else { Ok(()) };
+    let Contents { manifest: found, end, origin, .. } = archive::read(&mut file, opener.as_ref(), trust, stop)?;
     let (bytes, sha256) = file.finish().map_err(crate::folder::Error::from)?;
     if (&found, &end, bytes, sha256) == (manifest, &written.end, written.bytes, written.sha256) {
-        Ok(written)
+        Ok(Written { origin: Some(origin), ..written })
     } else {
         Err(Error::ReadBack)
     }
 }
 
-fn describe(about: &Operation, manifest: &Manifest, written: &Written) -> Backup {
+fn describe(about: &Operation, manifest: &Manifest, written: &Written, origin: Origin) -> Backup {
     let name = FileName::new(manifest.backup.clone(), written.sha256, manifest.encrypted());
     let mut backup = Backup::found(name, written.bytes, written.sha256, &about.caller);
-    backup.learn(manifest, &written.end);
+    backup.learn(manifest, &written.end, origin);
     let (trigger, operation) = (manifest.trigger, Some(about.id));
     Backup { state: State::Creating, trigger, operation, complete_time: Some(now()), ..backup }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::call::{BackupChange, Caller, Listed, Page};
+use super::signing::origin;
 use super::{Error, Holdfast, Result};
 use crate::model::BackupId;
 use crate::model::backup::{Backup, State};
@@ -60,6 +61,7 @@ impl Holdfast {
         let state = &self.0.parts.state;
         let (retention, _) = state.setting::<Retention>("retention").await?;
         let (encryption, _) = state.setting::<Encryption>("encryption").await?;
+        let trust = self.trust().await?;
         let stored = state.backups().await?;
         let max_count = retention.value.max_count;
         let backups: Vec<Backup> = stored.iter().map(|stored| stored.backup.clone()).collect();
@@ -75,7 +77,7 @@ impl Holdfast {
             register_time: stored.register_time,
             revision: stored.revision,
             archive_time: stored.archive_time,
-            backup: stored.backup,
+            backup: Backup { origin: origin(&stored.backup, &trust), ..stored.backup },
         };
         Ok(stored.into_iter().map(listed).collect())
     }

@@ -13,7 +13,7 @@ use crate::model::backup::{Backup, Trigger};
 use crate::model::catalog::Resource;
 pub use crate::model::event::Caller;
 use crate::model::schedule::{Driver, Recurrence, RunState};
-use crate::model::settings::{Encryption, Recipient, Retention, Setting};
+use crate::model::settings::{Encryption, Recipient, Retention, Setting, SigningKeyNote};
 use crate::model::verification::VerifyLevel;
 use crate::model::{BackupId, Failure, FileName, Notice, Opener, Operation, OperationId, Reason, ResourceName, Schedule, Sha256};
 
@@ -193,6 +193,8 @@ pub struct Figures {
     pub next_run: Option<DateTime<Utc>>,
     /// How many runs ended how, ever.
     pub runs: Vec<(RunState, u64)>,
+    /// How many callers this process has refused, by the reason.
+    pub refusals: Vec<(Reason, u64)>,
     /// Whether new backups are.
     pub encrypted: bool,
     /// 0: there is no passphrase in use.
@@ -213,6 +215,15 @@ pub struct Run {
 pub struct EncryptionState {
     pub setting: Setting<Encryption>,
     pub recipients: Vec<Recipient>,
+}
+
+/// Who signs and signed the files of this system.
+#[derive(Debug, Clone)]
+pub struct SigningState {
+    /// Newest first.
+    pub keys: Vec<SigningKeyNote>,
+    /// Fingerprints of others whose files count as this system's own.
+    pub trusted: Vec<String>,
 }
 
 #[derive(Debug, Clone)]

@@ -36,6 +36,8 @@ pub enum Error {
     ResourceNotInBackup(ResourceName),
     #[error("backup {0} cannot be used: {detail}", detail = .1.trim_end_matches('.'))]
     BackupNotReady(BackupId, String),
+    #[error("backup {0} cannot be used: {detail}", detail = .1.trim_end_matches('.'))]
+    BackupInvalid(BackupId, String),
     #[error("the file of backup {0} is on its way back from the archive")]
     OnItsWay(BackupId, OperationId),
     #[error("the file could not be brought back from the archive: {}", .0.message)]
@@ -192,6 +194,9 @@ impl Error {
             Self::ResourceUnknown(name) => failure(Reason::ResourceUnknown).subject(format!("resources/{name}")),
             Self::ResourceNotInBackup(name) => failure(Reason::ResourceNotInBackup).subject(format!("resources/{name}")),
             Self::BackupNotReady(id, _) => failure(Reason::BackupNotReady).subject(backup(id)),
+            Self::BackupInvalid(id, _) => failure(Reason::BackupNotReady)
+                .subject(backup(id))
+                .instructions("Put a whole copy of the file in its place and verify it, or use another backup."),
             Self::OnItsWay(id, operation_id) => failure(Reason::BackupNotReady)
                 .with("operation", operation(*operation_id))
                 .subject(backup(id))

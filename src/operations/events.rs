@@ -10,6 +10,7 @@ use tokio::time::{sleep, timeout};
 use super::call::Caller;
 use super::{Error, Holdfast, Result};
 use crate::model::Reason;
+use crate::model::chain::{Head, Link};
 use crate::model::event::{Event, Filter, Recorded};
 
 /// How often those who wait for events look for them.
@@ -27,12 +28,22 @@ pub struct Refusals {
     sender: mpsc::Sender<Event>,
     /// Refusals that no event was written for.
     unwritten: AtomicU64,
+    /// All of them, by their reason, since this process began.
+    counts: [(Reason, AtomicU64); 4],
 }
 
 impl Refusals {
     pub fn new() -> (Self, mpsc::Receiver<Event>) {
         let (sender, receiver) = mpsc::channel(REFUSALS_WAITING);
-        (Self { sender, unwritten: AtomicU64::new(0) }, receiver)
+        let reasons =
+            [Reason::CredentialsMissing, Reason::CredentialsInvalid, Reason::PermissionMissing, Reason::IdentityUnavailable];
+        let counts = reasons.map(|reason| (reason, AtomicU64::new(0)));
+        (Self { sender, unwritten: AtomicU64::new(0), counts }, receiver)
+    }
+
+    /// How many there were for each reason.
+    pub fn counts(&self) -> Vec<(Reason, u64)> {
+        self.counts.iter().map(|(reason, count)| (*reason, count.load(Ordering::Relaxed))).collect()
     }
 }
 
@@ -46,6 +57,11 @@ impl Holdfast {
         events.truncate(limit as usize);
         let next = events.last().filter(|_| more).map(|event| event.number);
         Ok((events, next))
+    }
+
+    /// One page of events as they were chained, oldest first, and the end of the log at the same moment.
+    pub async fn chain(&self, after: i64, limit: u32) -> Result<(Vec<Link>, Head)> {
+        Ok(self.0.parts.state.chain_after(after, limit).await?)
     }
 
     /// Where to watch from: after the event that was seen last, or after all that are there now.
@@ -76,6 +92,9 @@ impl Holdfast {
 
     /// Notes that a call was refused for who made it.
     pub fn refused(&self, caller: &Caller, reason: Reason) {
+        if let Some((_, count)) = self.0.refusals.counts.iter().find(|(known, _)| *known == reason) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
         let event = Event { failure: Some(reason), ..Event::new("access.denied", caller, "") };
         if self.0.refusals.sender.try_send(event).is_err() {
             self.0.refusals.unwritten.fetch_add(1, Ordering::Relaxed);

@@ -33,6 +33,7 @@ impl Holdfast {
             schedule_enabled: schedule.setting.value.enabled,
             next_run: schedule.next_run,
             runs: runs.into_iter().filter_map(|(state, count)| Some((state, u64::try_from(count).ok()?))).collect(),
+            refusals: self.0.refusals.counts(),
             encrypted: !self.0.parts.recipients.is_empty() || encryption.passphrase.is_some(),
             passphrase_generation: encryption.passphrase.map_or(0, |note| note.generation),
             space: space.ok().and_then(Result::ok),

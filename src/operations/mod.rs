@@ -29,6 +29,7 @@ mod schedule;
 mod scrub;
 mod seal;
 mod settings;
+mod signing;
 mod source;
 mod sync;
 mod transfer;
@@ -65,7 +66,7 @@ pub use error::Error;
 pub use locks::Hosted;
 pub use seal::SealKey;
 
-pub use crate::archive::Recipients;
+pub use crate::archive::{Recipients, Trust};
 
 type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -82,6 +83,8 @@ pub struct Parts {
     pub seal_key: SealKey,
     /// Who opens new files with a secret key of their own.
     pub recipients: Recipients,
+    /// Others whose files count as this system's own.
+    pub trusted: Trust,
     /// The maintenance lock, wherever it is hosted.
     pub locks: Keeper,
     /// The same, when this service hosts it for others.
@@ -178,6 +181,10 @@ impl Holdfast {
         };
         let holdfast = Self(Arc::new(running));
         holdfast.note_recipients().await?;
+        holdfast.have_signing_key().await?;
+        for fingerprint in holdfast.0.parts.trusted.fingerprints() {
+            tracing::info!(fingerprint, "files signed with this key count as this system's own");
+        }
         holdfast.always("recovery", Self::recover_always);
         holdfast.always("folder", Self::sync_at_start);
         holdfast.always("scrub", Self::scrub_always);

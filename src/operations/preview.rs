@@ -10,7 +10,7 @@ use super::call::{Caller, PreviewRequest};
 use super::source::Source;
 use super::works::Work;
 use super::{Error, Holdfast, Result, new_operation_id, now};
-use crate::model::EndRecord;
+use crate::archive::Contents;
 use crate::model::notice::Notice;
 use crate::model::operation::{Kind, Operation, Outcome, Phase, RestorePreview};
 use crate::postgres::state::Request;
@@ -42,11 +42,12 @@ impl Holdfast {
         let (manifest, chosen) = (&source.manifest, &source.chosen);
         let begin = Restore::begin(&parts.database, &parts.catalog, Purpose::Preview, work.id(), caller, manifest, chosen);
         let mut restore = begin.await?;
-        let end = self.load(work, source, &mut restore).await?;
-        self.note_contents(&source.backup, manifest, &end, source.opener.as_ref()).await?;
+        let contents = self.load(work, source, &mut restore).await?;
+        self.note_contents(&source.backup, &contents, source.opener.as_ref()).await?;
+        let end = &contents.end;
         work.phase(Phase::Checking, "Compares the file with the database.");
-        let notices = foreseen(&mut restore, source, &end).await?;
-        let changes = restore.compare(&end).await?;
+        let notices = foreseen(&mut restore, source, &contents).await?;
+        let changes = restore.compare(end).await?;
         let expire_time = now() + VALID;
         let etag = etag(&mut restore, source, &notices, expire_time).await?;
         restore.roll_back().await;
@@ -55,9 +56,9 @@ impl Holdfast {
 }
 
 /// All that can be known of a restore before it writes.
-pub async fn foreseen(restore: &mut Restore, source: &Source, end: &EndRecord) -> Result<Vec<Notice>> {
-    let (found, violated) = (restore.foresee(end).await?, restore.violations().await?);
-    Ok(source.notices.iter().cloned().chain(found).chain(violated).collect())
+pub async fn foreseen(restore: &mut Restore, source: &Source, contents: &Contents) -> Result<Vec<Notice>> {
+    let (found, violated) = (restore.foresee(&contents.end).await?, restore.violations().await?);
+    Ok(source.notices(Some(&contents.origin)).into_iter().chain(found).chain(violated).collect())
 }
 
 /// A digest of the file, of what is chosen, and of everything in the database that the restore depends on, behind the

@@ -12,6 +12,7 @@ use super::works::Work;
 use super::{Error, Holdfast, Result, new_operation_id, now};
 use crate::fault;
 use crate::model::OperationId;
+use crate::model::backup::Origin;
 use crate::model::event::{Event, backup_name};
 use crate::model::notice::{Notice, in_the_way};
 use crate::model::operation::{Kind, Operation, Outcome, Phase, RestoreResult};
@@ -31,7 +32,10 @@ impl Holdfast {
             return Ok(Some(operation));
         }
         let source = self.open(caller.principal(), backup, request.opener.as_ref(), resources).await?;
-        check(&source.notices, acknowledged)?;
+        if let Err(error) = check(&source.notices(source.origin.as_ref()), acknowledged) {
+            self.tell_foreign(caller, &request, &source, &error).await?;
+            return Err(error);
+        }
         if request.safety_backup {
             // Not only when everybody waits for it.
             self.check_space().await.map_err(|error| Error::NoSafetyBackup(Box::new(error)))?;
@@ -63,18 +67,21 @@ impl Holdfast {
         if request.preview_etag.is_none() {
             restore.look_for_short_way().await?;
         }
-        let mut end = self.load(work, source, &mut restore).await?;
+        let mut contents = self.load(work, source, &mut restore).await?;
+        // Only its end tells who wrote it: nothing was changed before.
+        check(&source.notices(Some(&contents.origin)), &request.acknowledged)?;
         if restore.take_short_way().await? {
-            end = self.load(work, source, &mut restore).await?;
+            contents = self.load(work, source, &mut restore).await?;
         }
+        let end = &contents.end;
         if !restore.is_locked() {
             // What is refused is better refused before anybody has to wait.
-            check(&restore.foresee(&end).await?, &request.acknowledged)?;
+            check(&restore.foresee(end).await?, &request.acknowledged)?;
             work.phase(Phase::Transferring, "Locks the tables.");
             restore.lock().await?;
         }
         if let Some(previewed) = &request.preview_etag {
-            let notices = foreseen(&mut restore, source, &end).await?;
+            let notices = foreseen(&mut restore, source, &contents).await?;
             check_etag(&mut restore, source, &notices, previewed).await?;
         }
         let safety_backup = match request.safety_backup {
@@ -83,8 +90,8 @@ impl Holdfast {
         };
         fault::point("applying");
         work.phase(Phase::Applying, "Replaces what differs.");
-        let (changes, found) = restore.apply(&end).await?;
-        let notices: Vec<Notice> = source.notices.iter().cloned().chain(found).collect();
+        let (changes, found) = restore.apply(end).await?;
+        let notices: Vec<Notice> = source.notices(Some(&contents.origin)).into_iter().chain(found).collect();
         check(&notices, &request.acknowledged)?;
         let result = RestoreResult {
             backup: request.backup.clone(),
@@ -99,10 +106,8 @@ impl Holdfast {
         self.commit(work, "Commits.").await?;
         fault::point("committing");
         let transaction = restore.transaction().to_owned();
-        let result = match restore
-            .commit(&result, &end, &[Event::restored(about, &result).with("acknowledged", request.acknowledged.join(","))])
-            .await
-        {
+        let event = Event::restored(about, &result).with("acknowledged", request.acknowledged.join(","));
+        let result = match restore.commit(&result, end, &[event.written_by(&contents.origin)]).await {
             Ok(committed) => RestoreResult { commit_time: committed.time, ..result },
             Err(postgres::Error::CommitUnknown(cause)) => {
                 tracing::warn!(error = %cause, operation_id = %work.id(), "the connection was lost during COMMIT; asking for the outcome");
@@ -117,13 +122,22 @@ impl Holdfast {
         if let Err(error) = parts.state.finish_sequences(&parts.catalog).await {
             tracing::warn!(%error, "sequences could not be raised yet; it is tried again until they are");
         }
-        if let Err(error) = self.note_contents(&source.backup, manifest, &end, source.opener.as_ref()).await {
+        if let Err(error) = self.note_contents(&source.backup, &contents, source.opener.as_ref()).await {
             tracing::warn!(%error, "what is in the file could not be noted");
         }
         if let Err(error) = self.expire_safety().await {
             tracing::warn!(%error, "superfluous safety backups could not be deleted yet");
         }
         Ok(Outcome::Restore(Box::new(result)))
+    }
+
+    /// Notes that somebody wanted to restore a file of others, and did not say that this is meant.
+    async fn tell_foreign(&self, caller: &Caller, request: &RestoreRequest, source: &Source, error: &Error) -> Result<()> {
+        let Some(origin @ Origin::Foreign(_)) = &source.origin else { return Ok(()) };
+        let failure = error.failure();
+        let event = Event::new("restore.failed", caller, backup_name(&request.backup)).of_failure(&failure).written_by(origin);
+        let (reason, request_id) = (request.reason.clone(), request.request_id.clone());
+        Ok(self.0.parts.state.record(&Event { reason, request_id, ..event }).await?)
     }
 
     /// The truth about a restore, as the database has it: its result when it was committed. Asks until it is answered.

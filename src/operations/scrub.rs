@@ -75,7 +75,7 @@ impl Holdfast {
         let verification = Verification { backup: backup.id.clone(), level, checks, notices: Vec::new() };
         self.note_verification(None, &verification).await?;
         match contents {
-            Some((manifest, end)) => self.note_contents(&backup, &manifest, &end, opener.as_ref()).await,
+            Some(contents) => self.note_contents(&backup, &contents, opener.as_ref()).await,
             None => Ok(()),
         }
     }
@@ -88,13 +88,14 @@ impl Holdfast {
         opener: Option<Opener>,
     ) -> Result<super::verify::Looked> {
         let (folder, backup, stopped) = (self.0.parts.folder.clone(), backup.clone(), self.stopping());
+        let trust = self.trust().await?;
         let (sender, looked) = oneshot::channel();
         let look = move || {
             if let Err(error) = rustix::process::setpriority_process(None, NICE) {
                 tracing::debug!(%error, "the scrub has the priority of everybody else");
             }
             // Nobody is interested any more when the service stops.
-            let _ = sender.send(look_at_file(&folder, &backup, level, opener.as_ref(), &stopped));
+            let _ = sender.send(look_at_file(&folder, &backup, level, opener.as_ref(), &trust, &stopped));
         };
         let thread = std::thread::Builder::new().name("scrub".into()).spawn(look);
         thread.map_err(|_| Error::Bug("no thread can be started"))?;

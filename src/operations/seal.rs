@@ -15,6 +15,8 @@ use super::{Error, Result};
 
 /// What the id of a lease is sealed for; a passphrase is sealed for a system and a generation.
 const LEASE: &[u8] = b"lease";
+/// What a signing key is sealed for, with its system.
+const SIGNING: &[u8] = b"signing key";
 
 /// The key under which secrets rest. Shows nothing of itself.
 #[derive(Clone)]
@@ -39,6 +41,16 @@ impl SealKey {
 
     pub(super) fn open_lease_id(&self, sealed: &[u8]) -> Result<LeaseId> {
         self.open_bytes(sealed, LEASE).and_then(|bytes| LeaseId::from_bytes(&bytes)).ok_or(Error::SealBroken)
+    }
+
+    /// Seals the key that the files of a system are signed with.
+    pub(super) fn seal_signing_key(&self, secret: &[u8], system: Uuid) -> Result<Vec<u8>> {
+        self.seal_bytes(secret, &[SIGNING, system.as_bytes()].concat())
+    }
+
+    /// `None`: another seal key, or not what was sealed.
+    pub(super) fn open_signing_key(&self, sealed: &[u8], system: Uuid) -> Option<Zeroizing<Vec<u8>>> {
+        self.open_bytes(sealed, &[SIGNING, system.as_bytes()].concat())
     }
 
     /// Seals a passphrase for one system and one generation; under others it does not open.

@@ -4,7 +4,7 @@ use chrono::SecondsFormat;
 
 use super::call::{Caller, EncryptionState, RetentionState, Run, ScheduleChange, ScheduleState};
 use super::{Error, Holdfast, Result, blocking, now};
-use crate::archive::{self, Protection, Writer};
+use crate::archive::{self, Protection, Trust, Writer};
 use crate::fault;
 use crate::model::backup::Trigger;
 use crate::model::manifest::{FormatVersion, PassphraseNote};
@@ -135,7 +135,7 @@ impl Holdfast {
                     return Err(Error::SealBroken);
                 }
                 let system = self.0.system.id;
-                let protection = Protection { passphrase: Some(passphrase), recipients: self.0.parts.recipients.clone() };
+                let protection = Protection { passphrase: Some(passphrase), ..self.to_recipients() };
                 blocking(move || probe(protection, system, note)).await??;
                 (Encryption { passphrase: Some(note), last_generation: generation, recipients }, Some(sealed))
             }
@@ -175,11 +175,15 @@ impl Holdfast {
     /// `RecipientsMissing` rather than no encryption.
     pub(super) async fn protection(&self) -> Result<(Option<PassphraseNote>, Protection)> {
         let (encryption, passphrase) = self.passphrase().await?;
-        let protection = Protection { passphrase, recipients: self.0.parts.recipients.clone() };
+        let protection = Protection { passphrase, ..self.to_recipients() };
         if encryption.recipients && !protection.encrypts() {
             return Err(Error::RecipientsMissing);
         }
         Ok((encryption.passphrase, protection))
+    }
+
+    fn to_recipients(&self) -> Protection {
+        Protection { recipients: self.0.parts.recipients.clone(), ..Protection::default() }
     }
 
     /// Remembers at the start that there are recipients, so that it is noticed when they are gone, and tells who they are.
@@ -271,11 +275,12 @@ fn probe(protection: Protection, system_id: uuid::Uuid, note: PassphraseNote) ->
         server_version: String::new(),
         passphrase: Some(note),
         recipients: protection.recipients.fingerprints(),
+        audit: None,
         resources: Vec::new(),
         tables: Vec::new(),
     };
     let written = Writer::new(Vec::new(), &protection, &manifest)?.finish(Vec::new())?;
     let opener = protection.passphrase.map(Opener::Passphrase);
-    let (read, end) = archive::read::<Error>(written.out.as_slice(), opener.as_ref(), |_| Ok(()))?;
-    if read == manifest && end == written.end { Ok(()) } else { Err(Error::ReadBack) }
+    let read = archive::read::<Error>(written.out.as_slice(), opener.as_ref(), &Trust::default(), |_| Ok(()))?;
+    if read.manifest == manifest && read.end == written.end { Ok(()) } else { Err(Error::ReadBack) }
 }

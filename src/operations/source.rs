@@ -11,14 +11,15 @@ use tokio::sync::mpsc;
 use super::backup::advance;
 use super::in_use::Guard;
 use super::proof::Hashing;
+use super::signing::{foreign, origin};
 use super::works::Work;
 use super::{Error, Holdfast, Result, blocking};
-use crate::archive::{self, Part};
+use crate::archive::{self, Contents, Part, Trust};
 use crate::folder;
-use crate::model::backup::{Backup, State, Trigger};
+use crate::model::backup::{Backup, Origin, State, Trigger};
 use crate::model::notice::Severity;
 use crate::model::operation::{Phase, Progress};
-use crate::model::{BackupId, EndRecord, Manifest, Notice, Opener, Piece, ResourceName};
+use crate::model::{BackupId, Manifest, Notice, Opener, Piece, ResourceName};
 use crate::postgres::{self, Restore};
 
 /// Pieces on their way from the file to the database.
@@ -32,8 +33,11 @@ pub struct Source {
     pub manifest: Manifest,
     /// Resources to restore, in the order of the catalog.
     pub chosen: Vec<ResourceName>,
-    /// What is known before anything is read.
-    pub notices: Vec<Notice>,
+    /// Who wrote it, as far as that is known before it was read to its end.
+    pub origin: Option<Origin>,
+    trust: Trust,
+    /// What else is known before anything is read.
+    notices: Vec<Notice>,
     /// How the tables differed from those of the file when it was opened; part of the notices.
     pub drift: Vec<Notice>,
     _in_use: Guard,
@@ -60,6 +64,13 @@ impl Holdfast {
             opened => opened?,
         };
         let opener = opener.cloned();
+        if manifest.backup != backup.id || backup.uid.is_some_and(|uid| uid != manifest.uid) {
+            let problem =
+                format!("it is another backup than its name and its entry say, {}; give it its own name", manifest.backup);
+            return Err(Error::Damaged(problem));
+        }
+        let trust = self.trust().await?;
+        let origin = origin(&backup, &trust);
 
         let in_file = |name: &ResourceName| manifest.resources.iter().any(|resource| resource.name == *name);
         let in_catalog = parts.catalog.resources().iter().map(|resource| &resource.name);
@@ -82,7 +93,7 @@ impl Holdfast {
         }
         let drift = postgres::compatible(&schema, &manifest, &chosen)?;
         let notices = self.notices_about(&manifest, &kept).into_iter().chain(drift.iter().cloned()).collect();
-        Ok(Source { file, backup, opener, manifest, chosen, notices, drift, _in_use: in_use })
+        Ok(Source { file, backup, opener, manifest, chosen, origin, trust, notices, drift, _in_use: in_use })
     }
 
     /// Opens a file, and proves it by its digest.
@@ -119,8 +130,8 @@ impl Holdfast {
         }
     }
 
-    /// Loads a file into the staging tables, and returns its end record when everything in it held. Damage is known from then on.
-    pub(super) async fn load(&self, work: &Arc<Work>, source: &Source, restore: &mut Restore) -> Result<EndRecord> {
+    /// Loads a file into the staging tables, and returns what it says of itself when everything in it held. Damage is known from then on.
+    pub(super) async fn load(&self, work: &Arc<Work>, source: &Source, restore: &mut Restore) -> Result<Contents> {
         let loaded = source.load(work, restore).await;
         if let Err(error @ Error::Damaged(_)) = &loaded {
             self.note_damage(&source.backup, Some(error)).await?;
@@ -162,17 +173,22 @@ impl Holdfast {
             State::Missing => Err(folder::Error::Missing.into()),
             State::Creating => Err(Error::BackupNotReady(id.clone(), "it is being made".into())),
             State::Deleting => Err(Error::BackupNotReady(id.clone(), "it is being deleted".into())),
-            State::Invalid => Err(Error::BackupNotReady(id.clone(), stored.backup.state_detail)),
+            State::Invalid => Err(Error::BackupInvalid(id.clone(), stored.backup.state_detail)),
         }
     }
 }
 
 impl Source {
-    /// Loads the file into the staging tables, and returns its end record when everything in it held.
+    /// What somebody must know before it is restored, now that this is who wrote it.
+    pub fn notices(&self, origin: Option<&Origin>) -> Vec<Notice> {
+        foreign(origin).into_iter().chain(self.notices.iter().cloned()).collect()
+    }
+
+    /// Loads the file into the staging tables, and returns what it says of itself when everything in it held.
     ///
     /// # Errors
     /// Also when the tables are not those that the caller was told of, after a wait for a software update for example.
-    async fn load(&self, work: &Arc<Work>, restore: &mut Restore) -> Result<EndRecord> {
+    async fn load(&self, work: &Arc<Work>, restore: &mut Restore) -> Result<Contents> {
         if restore.drift() != self.drift {
             return Err(postgres::Error::Incompatible("the tables were altered since it was opened; start again".into()).into());
         }
@@ -187,8 +203,9 @@ impl Source {
         };
         let (pieces, incoming) = mpsc::channel(PIECES_IN_FLIGHT);
         let (backup, opener, expected) = (self.backup.clone(), self.opener.clone(), self.manifest.clone());
+        let trust = self.trust.clone();
         let file = self.file.try_clone().map_err(crate::folder::Error::from)?;
-        let reader = work.blocking(move || read_pieces(file, &backup, opener.as_ref(), &expected, pieces));
+        let reader = work.blocking(move || read_pieces(file, &backup, opener.as_ref(), &trust, &expected, pieces));
         let loader = async {
             // Gone when the loader is: a reader that waits for a place in the channel must learn of it.
             let mut incoming = incoming;
@@ -210,7 +227,11 @@ impl Source {
         };
         let (loaded, read) = tokio::join!(loader, reader);
         match (loaded, read?) {
-            (Ok(()), Ok(end)) => Ok(end),
+            // Its own files are known by their SHA-256.
+            (Ok(()), Ok(contents)) if self.backup.written_here() => {
+                Ok(Contents { origin: self.origin.clone().unwrap_or(contents.origin), ..contents })
+            }
+            (Ok(()), Ok(contents)) => Ok(contents),
             // The end that broke off tells nothing; the other one knows why.
             (Err(error), Ok(_) | Err(Error::Database(postgres::Error::BrokenOff))) => Err(error.into()),
             (_, Err(error)) => Err(error),
@@ -234,23 +255,25 @@ fn missing(
     all.split_off(chosen.len())
 }
 
-/// Sends the pieces of a file, and returns its end record only when everything in it held and it is still the file that
+/// Sends the pieces of a file, and returns what it says of itself only when everything in it held and it is still the file that
 /// was checked.
 fn read_pieces(
     mut file: File,
     backup: &Backup,
     opener: Option<&Opener>,
+    trust: &Trust,
     expected: &Manifest,
     pieces: mpsc::Sender<Piece>,
-) -> Result<EndRecord> {
+) -> Result<Contents> {
     file.seek(SeekFrom::Start(0)).map_err(crate::folder::Error::from)?;
     let mut file = Hashing::new(file);
-    let (manifest, end) = archive::read(&mut file, opener, |part| match part {
+    let contents = archive::read(&mut file, opener, trust, |part| match part {
         Part::Manifest(_) => Ok(()),
         Part::Piece(piece) => pieces.blocking_send(piece).map_err(|_| Error::Database(postgres::Error::BrokenOff)),
     })?;
-    if manifest != *expected || file.finish().map_err(crate::folder::Error::from)? != (backup.size_bytes, backup.sha256) {
+    if contents.manifest != *expected || file.finish().map_err(crate::folder::Error::from)? != (backup.size_bytes, backup.sha256)
+    {
         return Err(Error::Damaged("it was changed while it was being read".into()));
     }
-    Ok(end)
+    Ok(contents)
 }

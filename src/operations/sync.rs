@@ -9,13 +9,13 @@ use tokio_util::sync::CancellationToken;
 use super::call::{Caller, Rejected, Synced};
 use super::verify::{hash, look_at_file};
 use super::{Error, Holdfast, Result, blocking};
-use crate::archive::{self, Error as Unreadable};
-use crate::folder::{self, Contents, Folder};
+use crate::archive::{self, Contents, Error as Unreadable, Trust};
+use crate::folder::{self, Folder};
 use crate::model::backup::{Backup, State};
 use crate::model::event::{Event, backup_name};
 use crate::model::manifest::PassphraseNote;
 use crate::model::verification::VerifyLevel;
-use crate::model::{BackupId, EndRecord, FileName, Manifest, Opener, Reason, Sha256};
+use crate::model::{BackupId, FileName, Manifest, Opener, Reason, Sha256};
 use crate::postgres::state::Stored;
 
 /// Most files that are not taken for backups and are told of one by one.
@@ -76,13 +76,13 @@ impl Holdfast {
         self.check_volume().await?;
         let folder = self.0.parts.folder.clone();
         // Before the catalog: a file that gets its name from here on is in neither, or in the catalog.
-        let Contents { backups: files, others } = blocking(move || folder.contents()).await??;
+        let folder::Contents { backups: files, others } = blocking(move || folder.contents()).await??;
         let catalog = self.0.parts.state.backups().await?;
         let missing = self.mark_missing(caller, &catalog, |name| files.contains(name)).await?;
-        let mut recovered = self.mark_found(caller, &catalog, |name| files.contains(name)).await?;
+        let (mut recovered, wrong) = self.mark_found(caller, &catalog, |name| files.contains(name)).await?;
 
         let others = others.into_iter().map(|(file_name, detail)| rejected(file_name, Reason::NotABackupFile, detail));
-        let mut all_rejected: Vec<Rejected> = others.collect();
+        let mut all_rejected: Vec<Rejected> = others.chain(wrong).collect();
         let known: HashMap<&BackupId, &FileName> =
             catalog.iter().map(|stored| (&stored.backup.id, &stored.backup.file_name)).collect();
         let mut entered = Vec::new();
@@ -152,12 +152,19 @@ impl Holdfast {
         Ok(missing)
     }
 
-    async fn mark_found(&self, caller: &Caller, catalog: &[Stored], seen: impl Fn(&FileName) -> bool) -> Result<Vec<BackupId>> {
-        let mut recovered = Vec::new();
+    /// Those whose files are back, and files in their places that are others.
+    async fn mark_found(
+        &self,
+        caller: &Caller,
+        catalog: &[Stored],
+        seen: impl Fn(&FileName) -> bool,
+    ) -> Result<(Vec<BackupId>, Vec<Rejected>)> {
+        let (mut recovered, mut wrong) = (Vec::new(), Vec::new());
         let back = catalog.iter().map(|stored| &stored.backup);
         for backup in back.filter(|backup| backup.state == State::Missing && seen(&backup.file_name)) {
             let (folder, of, stopped) = (self.0.parts.folder.clone(), backup.clone(), self.stopping());
-            let (checks, _) = blocking(move || look_at_file(&folder, &of, VerifyLevel::Checksum, None, &stopped)).await??;
+            let (checks, _) =
+                blocking(move || look_at_file(&folder, &of, VerifyLevel::Checksum, None, &Trust::default(), &stopped)).await??;
             // Anything but the file that was written is left for a verification to tell of, and what one has found before stays.
             let damage = backup.last_verification.as_ref().and_then(|last| last.damage.as_ref());
             let known = damage.is_some_and(|check| check.aspect.level() > VerifyLevel::Checksum);
@@ -165,8 +172,12 @@ impl Holdfast {
             if whole && self.note_presence(caller, backup, State::Ready, "", "backup.recovered").await? {
                 recovered.push(backup.id.clone());
             }
+            if checks.iter().any(|check| !check.passed) {
+                let detail = format!("It is not the file of backup {}; it may not be copied to its end yet.", backup.id);
+                wrong.push(rejected(backup.file_name.to_string(), Reason::BackupCorrupted, detail));
+            }
         }
-        Ok(recovered)
+        Ok((recovered, wrong))
     }
 
     async fn note_presence(&self, caller: &Caller, backup: &Backup, state: State, detail: &str, kind: &str) -> Result<bool> {
@@ -178,10 +189,11 @@ impl Holdfast {
     async fn look(&self, caller: &Caller, name: &FileName) -> Result<Examined> {
         // Without it no more is known of an encrypted file than its name; a wrong one is nobody's fault.
         let (encryption, passphrase) = self.passphrase().await.unwrap_or_default();
-        let opener = passphrase.map(Opener::Passphrase);
+        let (opener, trust) = (passphrase.map(Opener::Passphrase), self.trust().await?);
         let (folder, of, creator, stopped) =
             (self.0.parts.folder.clone(), name.clone(), caller.principal().to_owned(), self.stopping());
-        let examined = blocking(move || look(&folder, of, opener.as_ref(), &creator, &stopped)).await.and_then(|found| found);
+        let examined =
+            blocking(move || look(&folder, of, opener.as_ref(), &trust, &creator, &stopped)).await.and_then(|found| found);
         match examined {
             Ok(Some(backup)) => Ok(Examined::Whole(Box::new(opened_by(backup, encryption.passphrase)))),
             Ok(None) => Ok(Examined::Gone),
@@ -196,17 +208,14 @@ impl Holdfast {
     }
 
     /// Keeps what a file that was found in the folder says of itself, now that somebody has opened it with this.
-    pub(super) async fn note_contents(
-        &self,
-        backup: &Backup,
-        manifest: &Manifest,
-        end: &EndRecord,
-        opener: Option<&Opener>,
-    ) -> Result<()> {
+    pub(super) async fn note_contents(&self, backup: &Backup, contents: &Contents, opener: Option<&Opener>) -> Result<()> {
+        let Contents { manifest, end, origin, .. } = contents;
         if backup.uid.is_none() {
             let mut backup = backup.clone();
-            backup.learn(manifest, end);
+            backup.learn(manifest, end, origin.clone());
             self.0.parts.state.note_contents(&backup).await?;
+        } else if !backup.written_here() && backup.origin.as_ref() != Some(origin) {
+            self.0.parts.state.note_origin(&backup.id, origin).await?;
         }
         self.note_opened(backup, opener).await?;
         Ok(())
@@ -222,6 +231,7 @@ fn look(
     folder: &Folder,
     name: FileName,
     opener: Option<&Opener>,
+    trust: &Trust,
     creator: &str,
     stopped: &CancellationToken,
 ) -> Result<Option<Backup>> {
@@ -235,7 +245,7 @@ fn look(
     }
     // Whoever copied it may not have waited for the disk.
     folder.confirm(&name)?;
-    examine(&mut file, Backup::found(name, size, sha256, creator), opener, stopped).map(Some)
+    examine(&mut file, Backup::found(name, size, sha256, creator), opener, trust, stopped).map(Some)
 }
 
 /// What a file is whose digest is known to be that of its name: what its contents say, where the passphrase opens them.
@@ -243,6 +253,7 @@ pub(super) fn examine(
     file: &mut (impl Read + Seek + Send + Sync),
     mut backup: Backup,
     opener: Option<&Opener>,
+    trust: &Trust,
     stopped: &CancellationToken,
 ) -> Result<Backup> {
     let renamed = || Error::Damaged("it was renamed: it is another backup than its name says".into());
@@ -263,11 +274,11 @@ pub(super) fn examine(
     }
     let stop = |_: archive::Part<'_>| if stopped.is_cancelled() { Err(Error::Interrupted) } else { Ok(()) };
     file.seek(SeekFrom::Start(0)).map_err(folder::Error::from)?;
-    let (manifest, end) = archive::read(file, opener, stop)?;
+    let Contents { manifest, end, origin, .. } = archive::read(file, opener, trust, stop)?;
     if manifest.backup != backup.id || manifest.encrypted() != encrypted {
         return Err(renamed());
     }
-    backup.learn(&manifest, &end);
+    backup.learn(&manifest, &end, origin);
     Ok(backup)
 }
 

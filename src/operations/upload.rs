@@ -19,6 +19,7 @@ use super::call::{Caller, Chunk, Listed, UploadRequest};
 use super::sync::{examine, named_by_itself, opened_by};
 use super::verify::hash;
 use super::{Error, Holdfast, Result, blocking};
+use crate::archive::Trust;
 use crate::fault;
 use crate::folder::{self, Draft};
 use crate::model::backup::{Backup, State, Trigger};
@@ -142,9 +143,9 @@ impl Holdfast {
         let draft = blocking(move || receive(folder.draft(upload)?, pieces, sha256)).await??;
         // Without it no more is known of an encrypted file than its name; a wrong one is nobody's fault.
         let (encryption, passphrase) = self.passphrase().await.unwrap_or_default();
-        let opener = passphrase.map(Opener::Passphrase);
+        let (opener, trust) = (passphrase.map(Opener::Passphrase), self.trust().await?);
         let (creator, stopped) = (caller.principal().to_owned(), self.stopping());
-        let proven = blocking(move || prove(draft, request, opener.as_ref(), &creator, &stopped)).await;
+        let proven = blocking(move || prove(draft, request, opener.as_ref(), &trust, &creator, &stopped)).await;
         // A hostile file may make a parser panic.
         let (backup, draft) = proven.unwrap_or_else(|_| Err(Error::Damaged("it cannot be read".into())))?;
         self.enter_upload(caller, key, opened_by(backup, encryption.passphrase), draft).await
@@ -260,6 +261,7 @@ fn prove(
     mut draft: Draft,
     request: UploadRequest,
     opener: Option<&Opener>,
+    trust: &Trust,
     creator: &str,
     stopped: &CancellationToken,
 ) -> Result<(Backup, Draft)> {
@@ -274,7 +276,7 @@ fn prove(
     };
     let found = Backup::found(name, size_bytes, sha256, creator);
     let sent = Backup { trigger: Trigger::Uploaded, description, ..found };
-    Ok((examine(&mut file, sent, opener, stopped)?, draft))
+    Ok((examine(&mut file, sent, opener, trust, stopped)?, draft))
 }
 
 /// Whether the file has its name already, from an upload that came no further or because somebody copied it there.

@@ -12,21 +12,22 @@ use tokio_util::sync::CancellationToken;
 use super::backup::digest;
 use super::call::{Caller, VerifyRequest};
 use super::proof::Hashing;
+use super::signing::foreign;
 use super::works::Work;
 use super::{Error, Holdfast, Result, new_operation_id, now};
-use crate::archive;
+use crate::archive::{self, Contents, Trust};
 use crate::folder::{self, Folder};
 use crate::model::backup::{Backup, State};
 use crate::model::event::{Event, backup_name};
 use crate::model::notice::Notice;
 use crate::model::operation::{Kind, Operation, Outcome, Phase, Progress};
 use crate::model::verification::{Aspect, Check, LastVerification, Verification, VerifyLevel};
-use crate::model::{BackupId, EndRecord, Manifest, Opener, OperationId, Sha256};
+use crate::model::{BackupId, Opener, OperationId, Sha256};
 use crate::postgres::state::Request;
 use crate::postgres::{self, Purpose, Restore};
 
 /// What a look at a file found, and what the file says of itself when it was read to its end and all of it holds.
-pub(super) type Looked = (Vec<Check>, Option<(Manifest, EndRecord)>);
+pub(super) type Looked = (Vec<Check>, Option<Contents>);
 
 impl Holdfast {
     /// Starts a verification. Only a rehearsal needs the maintenance lock.
@@ -81,7 +82,7 @@ impl Holdfast {
     pub(super) async fn note_damage(&self, backup: &Backup, within: Option<&Error>) -> Result<()> {
         self.check_volume().await?;
         let (folder, of, stopped) = (self.0.parts.folder.clone(), backup.clone(), self.stopping());
-        let look = move || look_at_file(&folder, &of, VerifyLevel::Checksum, None, &stopped);
+        let look = move || look_at_file(&folder, &of, VerifyLevel::Checksum, None, &Trust::default(), &stopped);
         let (mut checks, mut level) = (super::blocking(look).await??.0, VerifyLevel::Checksum);
         if let Some(error) = within.filter(|_| checks.iter().all(|check| check.passed)) {
             checks.push(failed(Aspect::Structure, format!("{error}.")));
@@ -121,7 +122,9 @@ impl Holdfast {
         work.phase(Phase::Transferring, "Reads the file.");
         work.progress(|progress| *progress = Progress { estimated_bytes: backup.size_bytes, ..Progress::default() });
         let (folder, of, with, stopped) = (self.0.parts.folder.clone(), backup.clone(), opener.clone(), work.stopped());
-        let (mut checks, contents) = work.blocking(move || look_at_file(&folder, &of, level, with.as_ref(), &stopped)).await??;
+        let trust = self.trust().await?;
+        let look = move || look_at_file(&folder, &of, level, with.as_ref(), &trust, &stopped);
+        let (mut checks, contents) = work.blocking(look).await??;
         if checks.iter().any(|check| !check.passed) {
             // It may have gone in between.
             self.check_volume().await?;
@@ -129,12 +132,14 @@ impl Holdfast {
         let mut notices = Vec::new();
         if level == VerifyLevel::Rehearsal && checks.iter().all(|check| check.passed) {
             notices = self.rehearse(work, about, &backup.id, opener.as_ref(), &mut checks).await?;
+        } else if !backup.written_here() {
+            notices.extend(foreign(contents.as_ref().map(|contents| &contents.origin)));
         }
         let verification = Verification { backup: backup.id.clone(), level, checks, notices };
         work.phase(Phase::Finishing, "Notes what was found.");
         self.note_verification(Some(about.id), &verification).await?;
-        if let Some((manifest, end)) = contents {
-            self.note_contents(&backup, &manifest, &end, opener.as_ref()).await?;
+        if let Some(contents) = contents {
+            self.note_contents(&backup, &contents, opener.as_ref()).await?;
         }
         Ok(Outcome::Verify(Box::new(verification)))
     }
@@ -162,19 +167,19 @@ impl Holdfast {
         let begin = Restore::begin(&parts.database, &parts.catalog, purpose, work.id(), &about.caller, manifest, chosen);
         let mut restore = begin.await?;
         let rehearsed = async {
-            let end = self.load(work, &source, &mut restore).await?;
+            let Contents { end, origin, .. } = self.load(work, &source, &mut restore).await?;
             work.phase(Phase::Applying, "Replaces what differs, to be rolled back.");
             restore.lock().await?;
-            Ok::<_, Error>(restore.apply(&end).await?)
+            Ok::<_, Error>((restore.apply(&end).await?, source.notices(Some(&origin))))
         };
         let rehearsed = rehearsed.await;
         restore.roll_back().await;
         match rehearsed {
-            Ok((changes, found)) => {
+            Ok(((changes, found), notices)) => {
                 let sum = changes.iter().map(|change| change.rows_added + change.rows_changed + change.rows_removed).sum::<u64>();
                 let detail = format!("It was restored and rolled back; {sum} rows differed from those of today.");
                 checks.push(passed(Aspect::Rehearsal, &detail));
-                Ok(source.notices.into_iter().chain(found).collect())
+                Ok(notices.into_iter().chain(found).collect())
             }
             // It can be restored only once this is mended. Tables that were altered meanwhile say nothing of it.
             Err(Error::Database(
@@ -183,7 +188,7 @@ impl Holdfast {
                 | postgres::Error::NotExact { .. }),
             )) => {
                 checks.push(failed(Aspect::Rehearsal, format!("{error}.")));
-                Ok(source.notices)
+                Ok(source.notices(source.origin.as_ref()))
             }
             Err(error) => Err(error),
         }
@@ -266,6 +271,7 @@ pub(super) fn look_at_file(
     backup: &Backup,
     level: VerifyLevel,
     opener: Option<&Opener>,
+    trust: &Trust,
     stopped: &CancellationToken,
 ) -> Result<Looked> {
     let mut file = match folder.read_anew(&backup.file_name) {
@@ -294,8 +300,9 @@ pub(super) fn look_at_file(
     }
     file.seek(SeekFrom::Start(0)).map_err(folder::Error::from)?;
     let stop = |_: archive::Part<'_>| if stopped.is_cancelled() { Err(Error::Interrupted) } else { Ok(()) };
-    match archive::read(&mut file, opener, stop) {
-        Ok((manifest, end)) => {
+    match archive::read(&mut file, opener, trust, stop) {
+        Ok(contents) => {
+            let Contents { manifest, end, .. } = &contents;
             if backup.encrypted() {
                 checks.push(passed(Aspect::OpenpgpIntegrity, "It was decrypted to its end, and nobody altered it."));
             }
@@ -303,7 +310,7 @@ pub(super) fn look_at_file(
             let rows: u64 = end.tables.iter().map(|table| table.tally.rows).sum();
             if manifest.backup == backup.id && backup.uid.is_none_or(|uid| uid == manifest.uid) {
                 checks.push(passed(Aspect::ResourceDigests, &format!("{rows} rows of {} tables hold.", end.tables.len())));
-                return Ok((checks, Some((manifest, end))));
+                return Ok((checks, Some(contents)));
             }
             checks.push(failed(Aspect::ResourceDigests, "It is another backup than its name and its entry say.".into()));
         }

@@ -41,6 +41,8 @@ pub use state::State;
 pub enum Error {
     #[error("PostgreSQL does not answer")]
     Unavailable(#[source] sqlx::Error),
+    #[error("the server is a standby; Holdfast works with the primary only")]
+    Standby,
     #[error("there is a pooler before PostgreSQL, and Holdfast needs sessions of its own ({0}); connect to PostgreSQL directly")]
     Pooled(String),
     #[error("the database does not fit the catalog: {}", .0.join("; "))]
@@ -141,7 +143,7 @@ impl Error {
                 sqlx::Error::Tls(_) | sqlx::Error::Configuration(_) => false,
                 _ => true,
             },
-            Self::Locked(_) | Self::TimedOut(_) | Self::BrokenOff | Self::Updating => true,
+            Self::Standby | Self::Locked(_) | Self::TimedOut(_) | Self::BrokenOff | Self::Updating => true,
             Self::Mismatch(_)
             | Self::Pooled(_)
             | Self::Constraint { .. }
@@ -166,7 +168,7 @@ impl Error {
     }
 }
 
-/// One of the three roles, none of them a superuser: see `deploy/platform/roles.sql`.
+/// One of the three roles, none of them a superuser: see `deploy/postgres/roles.sql`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// Owns the schema `holdfast`.

@@ -307,6 +307,17 @@ impl Schema {
                 ));
             }
         }
+        for role in [database.user(Role::State), backup] {
+            for table in self.tables.iter().map(|table| &table.name) {
+                let owns = sqlx::query_scalar(OWNS).bind(role).bind(&table.schema).bind(&table.name);
+                if owns.fetch_one(&mut *connection).await? {
+                    problems.push(format!(
+                        "role {role} has what the owner of {table} has, and could change or drop it: use one that is no member of \
+                         its owner"
+                    ));
+                }
+            }
+        }
         for sequence in &self.sequences {
             for (role, right) in [(backup, "SELECT"), (restore, "SELECT"), (restore, "UPDATE")] {
                 let name = &sequence.name;

@@ -85,11 +85,12 @@ pub async fn connect(database: &Database, role: Role) -> Result<PgConnection, Er
                         pg_catalog.current_setting('session_replication_role') <> 'origin' AS unchecked";
     let facts = connection.fetch_one(sqlx::raw_sql(facts)).await?;
     if facts.try_get("standby")? {
-        return Err(Error::Mismatch(vec!["the server is a standby; Holdfast works with the primary only".into()]));
+        return Err(Error::Standby);
     }
     if facts.try_get("superuser")? {
         return Err(superuser(database, role));
     }
+    check_powers(&mut connection, database, role).await?;
     if facts.try_get("unchecked")? {
         let problem = "session_replication_role is set for role {}: foreign keys would not be checked; set it to origin";
         return Err(Error::Mismatch(vec![problem.replace("{}", database.user(role))]));
@@ -97,9 +98,31 @@ pub async fn connect(database: &Database, role: Role) -> Result<PgConnection, Er
     Ok(connection)
 }
 
+/// What no role of Holdfast needs, and whoever learns its password would have.
+const POWERS: &str = "
+    SELECT pg_catalog.array_to_string(ARRAY(
+        SELECT power FROM pg_catalog.pg_roles r,
+            LATERAL (VALUES ('CREATEROLE', r.rolcreaterole), ('BYPASSRLS', r.rolbypassrls), ('REPLICATION', r.rolreplication)) AS has (power, does)
+        WHERE r.rolname = current_user AND does
+        UNION ALL
+        SELECT 'membership in ' || r.rolname FROM pg_catalog.pg_roles r
+        WHERE r.rolname <> current_user AND pg_catalog.pg_has_role(current_user, r.oid, 'MEMBER')
+          AND (r.rolsuper OR r.rolname IN ('pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files'))), ', ')";
+
+/// Refuses a role that could do more than it needs.
+pub(super) async fn check_powers(connection: &mut PgConnection, database: &Database, role: Role) -> Result<(), Error> {
+    let powers: String = connection.fetch_one(sqlx::raw_sql(POWERS)).await?.try_get(0)?;
+    if powers.is_empty() {
+        return Ok(());
+    }
+    let user = database.user(role);
+    let mend = "take it away with ALTER ROLE or REVOKE, or use one of the roles of deploy/platform/roles.sql";
+    Err(Error::Mismatch(vec![format!("role {user} has {powers}, which Holdfast does not need; {mend}")]))
+}
+
 pub(super) fn superuser(database: &Database, role: Role) -> Error {
     let user = database.user(role);
-    Error::Mismatch(vec![format!("role {user} is a superuser; use one of the roles of deploy/platform/roles.sql")])
+    Error::Mismatch(vec![format!("role {user} is a superuser; use one of the roles of deploy/postgres/roles.sql")])
 }
 
 /// Keeps the session from being ended as an idle one in its transaction while `work` goes on elsewhere.

@@ -119,6 +119,8 @@ services! {
     get_retention(GetRetentionRequest) -> Retention;
     set_retention(SetRetentionRequest) -> Retention;
     get_encryption(GetEncryptionRequest) -> Encryption;
+    get_signing(GetSigningRequest) -> Signing;
+    rotate_signing_key(RotateSigningKeyRequest) -> Signing;
     {
         async fn backup(&self, request: Request<BackupRequest>) -> Result<Response<Operation>, Status> {
             let request = request.into_inner();

@@ -6,12 +6,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use holdfast::grpc::proto::backup::backup::State;
-use holdfast::grpc::proto::backup::{NoticeCode, RestoreRequest, SyncBackupsRequest, VerifyLevel};
+use holdfast::grpc::proto::backup::{RestoreRequest, SyncBackupsRequest, VerifyLevel};
 
 use super::offsite::{SOON, flip, told};
 use super::tls::Certified;
 use super::world::{PASSPHRASE, World, eventually_async, repository, sha256};
-use super::zoo::all_of;
+use super::zoo::{all_of, of_others};
 
 /// A server with a bucket `backups`. It ends with this value: its script reads our pipe.
 struct Server {
@@ -202,7 +202,7 @@ async fn f16_a_new_installation_finds_what_is_in_the_bucket_and_what_is_damaged_
     eventually_async(SOON, async || (other.listed().await.len() == 2).then_some(())).await;
     other.damage();
     let before = other.digests();
-    let acknowledged_warnings = vec![NoticeCode::OtherSystem.into()];
+    let acknowledged_warnings = of_others();
     let request = RestoreRequest { passphrase: PASSPHRASE.into(), acknowledged_warnings, ..all_of(&second) };
     assert_eq!(other.try_restore(request.clone()).await.unwrap_err().reason, "BACKUP_CORRUPTED");
     assert_eq!(other.digests(), before);

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use holdfast::grpc::proto::backup::backup::State;
 use holdfast::grpc::proto::backup::operation::Result as Outcome;
-use holdfast::grpc::proto::backup::{Backup, ListOperationsRequest, OperationError};
+use holdfast::grpc::proto::backup::{Backup, ListOperationsRequest, OperationError, RestoreRequest};
 use holdfast::model::{FileName, Sha256};
 use ring::digest::{SHA256, digest};
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
 use tonic::Code;
 
 use super::world::{PASSPHRASE, World, psql};
+use super::zoo::all_of;
 
 /// How long one sweep may take; what does not fit into it is left out evenly.
 const BUDGET: Duration = Duration::from_secs(15);
@@ -76,7 +77,10 @@ impl Patient {
     }
 
     async fn restore(&self, passphrase: &str) -> Result<(), OperationError> {
-        self.world.restore(&self.backup, passphrase).await.map(|_| ())
+        // Damage to what it says of its origin is no question either.
+        let acknowledged_reasons = ["OTHER_SYSTEM", "FOREIGN_BACKUP"].map(str::to_owned).to_vec();
+        let request = RestoreRequest { passphrase: passphrase.to_owned(), acknowledged_reasons, ..all_of(&self.backup) };
+        self.world.try_restore(request).await.map(|_| ())
     }
 
     /// Puts other bytes in the place of the file. Resealed, the name and the catalog agree with them.

@@ -9,12 +9,21 @@ use super::world::{PASSPHRASE, World, psql, refused, rounds};
 const SECOND: &str = "Tr0ub4dor & 3 – ключ 鍵 \u{1F512}  two  spaces ";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn c05_c16_only_a_blank_passphrase_switches_encryption_off_and_a_weak_one_is_refused() {
+async fn c05_c16_c17_only_a_blank_passphrase_switches_encryption_off_and_a_weak_one_is_refused() {
     let mut world = World::new().await;
     let absent = refused(world.try_set_passphrase(None).await.unwrap_err());
     assert_eq!((absent.reason.as_str(), absent.code), ("INVALID_FIELD", Code::InvalidArgument.into()));
     let long = "a long passphrase ".repeat(100);
-    for weak in ["short", "aaaaaaaaaaaaaaaa", "line\nbreak in it, long enough", "null\0in it, long enough", &long] {
+    for weak in [
+        "short",
+        "aaaaaaaaaaaaaaaa",
+        "password1234",
+        "123456789012",
+        "Summer2026!!",
+        "line\nbreak in it, long enough",
+        "null\0in it, long enough",
+        &long,
+    ] {
         let error = refused(world.try_set_passphrase(Some(weak)).await.unwrap_err());
         assert_eq!((error.reason.as_str(), error.code), ("PASSPHRASE_TOO_WEAK", Code::InvalidArgument.into()), "{weak:?}");
     }

@@ -7,7 +7,7 @@ use holdfast::grpc::proto::backup::{Backup, NoticeCode, RestoreRequest};
 use holdfast::model::{FileName, Sha256};
 
 use super::world::{BINARY, World, repository, sha256};
-use super::zoo::all_of;
+use super::zoo::{all_of, of_others};
 
 const PASSPHRASE: &str = "a passphrase for golden files";
 
@@ -33,7 +33,7 @@ fn files(version: &str) -> Vec<(PathBuf, &'static str)> {
     files.collect()
 }
 
-/// Puts a file into the folder and the catalog, in the place of another: this version has no import.
+/// Puts a file into the folder and the catalog as one of which nothing is known, also where an import would refuse it.
 async fn put(world: &World, like: &Backup, file: &Path, bytes: &[u8]) -> Backup {
     let name: FileName = file.file_name().unwrap().to_str().unwrap().parse().unwrap();
     let digest = Sha256(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref().try_into().unwrap());
@@ -44,7 +44,7 @@ async fn put(world: &World, like: &Backup, file: &Path, bytes: &[u8]) -> Backup 
     let entry = format!(
         "delete from holdfast.backup where id = '{id}';
          insert into holdfast.backup (id, operation, state, body)
-         select '{id}', gen_random_uuid(), state, body || jsonb_build_object('id', '{id}', 'uid', gen_random_uuid(),
+         select '{id}', gen_random_uuid(), state, body || jsonb_build_object('id', '{id}', 'uid', null, 'operation', null, 'origin', null,
              'sha256', '{digest}', 'file_name', '{name}', 'size_bytes', {})
          from holdfast.backup where id = '{other}'",
         bytes.len()
@@ -66,7 +66,16 @@ fn inspect(file: &Path, passphrase: &str) -> Output {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn c15_r24_files_of_format_1_0_are_restored_to_what_they_were_made_of() {
-    let (world, files) = (empty().await, files("1.0"));
+    restored_to_what_they_were_made_of("1.0", false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c15_r24_files_of_format_1_1_are_signed_and_restored_to_what_they_were_made_of() {
+    restored_to_what_they_were_made_of("1.1", true).await;
+}
+
+async fn restored_to_what_they_were_made_of(version: &str, signed: bool) {
+    let (world, files) = (empty().await, files(version));
     let nothing = world.digests();
     let like = world.backup().await;
     assert_eq!(files.iter().map(|(_, passphrase)| passphrase.is_empty()).collect::<std::collections::BTreeSet<_>>().len(), 2);
@@ -74,7 +83,8 @@ async fn c15_r24_files_of_format_1_0_are_restored_to_what_they_were_made_of() {
         let inspected = inspect(file, passphrase);
         let said = String::from_utf8_lossy(&inspected.stdout);
         assert!(inspected.status.success() && said.contains("everything was read and is right"), "{inspected:?}");
-        assert!(said.contains("format 1.0"), "{said}");
+        assert!(said.contains(&format!("format {version}")), "{said}");
+        assert_eq!(said.contains("it says by"), signed, "{said}");
         assert_eq!(world.digests(), nothing);
         let backup = put(&world, &like, file, &std::fs::read(file).unwrap()).await;
         assert_eq!(Path::new(&backup.file_name), file.file_name().unwrap(), "the file is not what it was");
@@ -82,7 +92,12 @@ async fn c15_r24_files_of_format_1_0_are_restored_to_what_they_were_made_of() {
         let request = RestoreRequest { passphrase: (*passphrase).into(), ..all_of(&backup) };
         let message = world.restore_fails(request.clone(), "WARNINGS_NOT_ACKNOWLEDGED").await;
         assert!(message.contains("OTHER_SYSTEM"), "{message}");
+        // And nobody here knows who wrote it (C04).
         let acknowledged_warnings = vec![NoticeCode::OtherSystem.into()];
+        let known = RestoreRequest { acknowledged_warnings, ..request.clone() };
+        let message = world.restore_fails(known, "WARNINGS_NOT_ACKNOWLEDGED").await;
+        assert!(message.contains("FOREIGN_BACKUP"), "{message}");
+        let acknowledged_warnings = of_others();
         if let Err(error) = world.try_restore(RestoreRequest { acknowledged_warnings, ..request }).await {
             panic!("{}: {error:?}\n{}", file.display(), world.log());
         }
@@ -125,16 +140,16 @@ async fn r19_c15_a_file_of_a_newer_format_is_refused_and_both_versions_are_named
     let archive = zstd::decode_all(&std::fs::read(&file).unwrap()[..]).unwrap();
     let present = br#""format_version": "1.0""#;
     let at = archive.windows(present.len()).position(|part| part == present).expect("a manifest") + present.len() - 4;
-    for newer in ["1.1", "2.0"] {
+    for newer in ["1.2", "2.0"] {
         let mut archive = archive.clone();
         archive[at..at + 3].copy_from_slice(newer.as_bytes());
         let bytes = zstd::encode_all(&archive[..], 1).unwrap();
         let backup = put(&world, &like, &file, &bytes).await;
         let message = world.restore_fails(all_of(&backup), "BACKUP_INCOMPATIBLE").await;
-        assert!(message.contains(newer) && message.contains("1.0"), "{message}");
+        assert!(message.contains(newer) && message.contains("1.1"), "{message}");
         let inspected = inspect(&world.file(&backup), "");
         let said = String::from_utf8_lossy(&inspected.stderr);
-        assert!(inspected.status.code() == Some(1) && said.contains(newer) && said.contains("1.0"), "{inspected:?}");
+        assert!(inspected.status.code() == Some(1) && said.contains(newer) && said.contains("1.1"), "{inspected:?}");
     }
     assert_eq!(world.digests(), before);
 }

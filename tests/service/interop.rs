@@ -18,7 +18,7 @@ pub fn bash(folder: &Path, script: &str, environment: &[(&str, &str)], stdin: &s
     let _ = process.stdin.take().unwrap().write_all(stdin.as_bytes());
     let output = process.wait_with_output().unwrap();
     assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 fn quoted(name: &str) -> String {
@@ -26,7 +26,7 @@ fn quoted(name: &str) -> String {
 }
 
 /// Unpacks the file of a backup into `folder`, as its README says.
-fn unpack(world: &World, backup: &Backup, folder: &Path) {
+pub fn unpack(world: &World, backup: &Backup, folder: &Path) {
     std::fs::create_dir(folder).unwrap();
     let file = world.file(backup).display().to_string();
     let sha256 = bash(folder, "sha256sum \"$FILE\"", &[("FILE", &file)], "");

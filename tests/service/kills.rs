@@ -29,8 +29,9 @@ impl World {
     pub fn verifies(&self, backup: &Backup) {
         let bytes = std::fs::read(self.file(backup)).unwrap();
         assert_eq!((bytes.len() as i64, sha256(&bytes)), (backup.size_bytes, backup.sha256.clone()), "{}", backup.name);
-        let opened = archive::read::<archive::Error>(File::open(self.file(backup)).unwrap(), None, |_| Ok(()));
-        let (manifest, _) = opened.unwrap_or_else(|error| panic!("{}: {error}", backup.name));
+        let opened =
+            archive::read::<archive::Error>(File::open(self.file(backup)).unwrap(), None, &archive::Trust::default(), |_| Ok(()));
+        let archive::Contents { manifest, .. } = opened.unwrap_or_else(|error| panic!("{}: {error}", backup.name));
         assert_eq!(format!("backups/{}", manifest.backup), backup.name);
     }
 

@@ -13,7 +13,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 use super::proxy::Proxy;
-use super::world::{PASSPHRASE, TOKEN, World, psql, refused};
+use super::world::{PASSPHRASE, TOKEN, UPDATE_TOKEN, World, psql, refused};
 
 const CLIENTS: usize = 200;
 
@@ -145,18 +145,19 @@ async fn those_who_watch_are_bounded_and_make_room_when_they_go() {
     const PLACES: usize = 300;
     let world = World::new().await;
     let mut watches = Vec::new();
-    let watch = async || {
+    let watch = async |token| {
         let request = WatchLockRequest { name: "locks/platform-maintenance".into() };
-        world.locks(TOKEN).await.watch_lock(request).await.map(tonic::Response::into_inner)
+        world.locks(token).await.watch_lock(request).await.map(tonic::Response::into_inner)
     };
-    for _ in 0..PLACES {
-        watches.push(watch().await.unwrap());
+    // One caller does not get all of them.
+    for place in 0..PLACES {
+        watches.push(watch(if place % 3 == 0 { UPDATE_TOKEN } else { TOKEN }).await.unwrap());
     }
-    let status = watch().await.unwrap_err();
+    let status = watch(TOKEN).await.unwrap_err();
     assert_eq!((status.code(), refused(status).reason.as_str()), (tonic::Code::ResourceExhausted, "RATE_LIMITED"));
     world.backup().await;
     watches.truncate(PLACES / 2);
-    super::world::eventually_async(Duration::from_secs(30), async || watch().await.ok()).await;
+    super::world::eventually_async(Duration::from_secs(30), async || watch(TOKEN).await.ok()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -53,7 +53,7 @@ impl World {
 async fn a_lease_that_runs_out_is_told_once_though_nobody_asks_for_the_lock() {
     let world = World::new().await;
     for (policy, told) in [(ExpiryPolicy::Release, "expired"), (ExpiryPolicy::Hold, "stale")] {
-        world.sql_as_superuser("delete from holdfast.event").await;
+        world.forget_events().await;
         let lease = world.acquire(AcquireLockRequest { expiry_policy: policy.into(), ..update() }).await.unwrap();
         world.expire().await;
         world.becomes(CHANGES, &format!("acquired {told}"), LONG).await;

@@ -31,6 +31,12 @@ fn ask(address: &str, request: &str) -> String {
     answer
 }
 
+/// The value of one series.
+pub fn figure(world: &World, series: &str) -> f64 {
+    let (values, text) = scrape(&address(world));
+    *values.get(series).unwrap_or_else(|| panic!("no {series} in {text}"))
+}
+
 fn address(world: &World) -> String {
     let log = world.log();
     let line = log.lines().rfind(|line| line.contains("\"metrics\"")).unwrap();

@@ -7,12 +7,12 @@ use std::time::Duration;
 use holdfast::grpc::proto::backup::backup::State;
 use holdfast::grpc::proto::backup::download_backup_response::Payload;
 use holdfast::grpc::proto::backup::{
-    ArchiveStatus, Backup, BackupRequest, DeleteBackupRequest, DownloadBackupRequest, GetSystemStatusRequest, NoticeCode,
-    RestoreRequest, Retention, SetRetentionRequest, SyncBackupsRequest, Trigger, VerifyLevel,
+    ArchiveStatus, Backup, BackupRequest, DeleteBackupRequest, DownloadBackupRequest, GetSystemStatusRequest, RestoreRequest,
+    Retention, SetRetentionRequest, SyncBackupsRequest, Trigger, VerifyLevel,
 };
 
 use super::world::{PASSPHRASE, World, eventually, eventually_async, refused, sha256};
-use super::zoo::{all_of, signal};
+use super::zoo::{all_of, of_others, signal};
 
 pub const SOON: Duration = Duration::from_secs(90);
 
@@ -304,7 +304,7 @@ async fn f16_with_the_database_and_the_folder_lost_the_archive_has_every_backup(
     assert!(rejected.detail.contains("in the archive"), "{rejected:?}");
     std::fs::remove_file(world.archive().join(&damaged)).unwrap();
     other.damage();
-    let acknowledged_warnings = vec![NoticeCode::OtherSystem.into()];
+    let acknowledged_warnings = of_others();
     let request = RestoreRequest { passphrase: PASSPHRASE.into(), acknowledged_warnings, ..all_of(&encrypted) };
     other.try_restore(request).await.unwrap();
     assert_eq!(other.digests(), digests);

@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use tonic::Code;
 use tonic_types::StatusExt;
 
+use super::tls::Authority;
 use super::world::{World, eventually, refused, rounds};
 use super::zoo::run;
 
@@ -37,6 +38,8 @@ async fn what_it_cannot_start_with_is_named() {
         ("HOLDFAST_FOLDER", "/nonexistent", "/nonexistent"),
         ("HOLDFAST_CATALOG", "/dev/null", "catalog"),
         ("HOLDFAST_LOG", "not=a=filter", "filter"),
+        ("HOLDFAST_AUTH__ROLE_BINDINGS", "user:alice=root", "`root` is no role; the roles are backup-admin"),
+        ("HOLDFAST_AUTH__TOKEN_REVIEW__AUDIENCE", "backup.holdfast", "HOLDFAST_AUTH__TOKEN_REVIEW__URL"),
     ] {
         world.set(name, value);
         let start = Instant::now();
@@ -46,6 +49,80 @@ async fn what_it_cannot_start_with_is_named() {
         world.unset(name);
     }
     assert!(world.files().is_empty());
+    world.start().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_does_not_start_where_nobody_can_prove_who_they_are_or_everybody_may_do_everything() {
+    let mut world = World::without_service().await;
+    for name in ["HOLDFAST_TOKEN_FILE", "HOLDFAST_UPDATE_TOKEN_FILE"] {
+        world.set(name, "");
+    }
+    let message = world.start().await.unwrap_err();
+    for way in [
+        "HOLDFAST_TOKEN_FILE",
+        "HOLDFAST_TLS__CLIENT_CA_FILE",
+        "HOLDFAST_AUTH__TOKEN_REVIEW__AUDIENCE",
+        "HOLDFAST_AUTH__JWT__ISSUER",
+    ] {
+        assert!(message.contains(way), "{message}");
+    }
+    world.unset("HOLDFAST_TOKEN_FILE");
+
+    world.set("HOLDFAST_DATABASE__HOST", "db.example.org");
+    for mode in ["disable", "prefer", "require", "verify-ca"] {
+        world.set("HOLDFAST_DATABASE__SSLMODE", mode);
+        let message = world.start().await.unwrap_err();
+        assert!(message.contains("HOLDFAST_DATABASE__SSLMODE=verify-full"), "{mode}: {message}");
+    }
+    world.unset("HOLDFAST_DATABASE__HOST");
+    world.unset("HOLDFAST_DATABASE__SSLMODE");
+
+    let [certificate, key, other] = {
+        let authority = Authority::new(&world.dir.path().join("authority"));
+        let ((certificate, key), (_, other)) = (authority.certify("one", "DNS:a"), authority.certify("other", "DNS:b"));
+        [certificate, key, other].map(|path| path.display().to_string())
+    };
+    for (certificate, key, words) in [
+        (certificate.as_str(), other.as_str(), "do not belong together"),
+        (certificate.as_str(), "/dev/null", "no private key"),
+        ("/dev/null", key.as_str(), "no certificate"),
+        ("/nonexistent", key.as_str(), "/nonexistent"),
+    ] {
+        world.set("HOLDFAST_TLS__CERTIFICATE_FILE", certificate);
+        world.set("HOLDFAST_TLS__KEY_FILE", key);
+        let message = world.start().await.unwrap_err();
+        assert!(message.contains(words), "{words}: {message}");
+    }
+    world.unset("HOLDFAST_TLS__CERTIFICATE_FILE");
+    world.unset("HOLDFAST_TLS__KEY_FILE");
+
+    let name = world.database.clone();
+    for (power, option) in [
+        ("CREATEROLE", "createrole"),
+        ("BYPASSRLS", "bypassrls"),
+        ("pg_execute_server_program", "in role pg_execute_server_program"),
+    ] {
+        let role = format!("with_{}_{name}", power.to_lowercase());
+        world
+            .sql_as_superuser(&format!(
+                "create role {role} login password 'a-password-for-tests' {option}; grant connect on database {name} to {role}"
+            ))
+            .await;
+        for user in ["BACKUP", "RESTORE", "STATE"] {
+            let setting = format!("HOLDFAST_DATABASE__{user}_USER");
+            world.set(&setting, &role);
+            let message = world.start().await.unwrap_err();
+            assert!(message.contains(&role) && message.contains(power) && message.contains("does not need"), "{user}: {message}");
+            world.unset(&setting);
+        }
+        world.sql_as_superuser(&format!("drop owned by {role}; drop role {role}")).await;
+    }
+    // It reads, and could do everything else.
+    world.set("HOLDFAST_DATABASE__BACKUP_USER", "platform");
+    let message = world.start().await.unwrap_err();
+    assert!(message.contains("role platform has what the owner of platform.account has"), "{message}");
+    world.unset("HOLDFAST_DATABASE__BACKUP_USER");
     world.start().await.unwrap();
 }
 

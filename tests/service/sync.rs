@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use holdfast::grpc::proto::backup::backup::State;
 use holdfast::grpc::proto::backup::{
-    Backup, BackupRequest, GetSystemStatusRequest, NoticeCode, RestoreRequest, Retention, SetRetentionRequest,
-    SyncBackupsRequest, SyncBackupsResponse, Trigger, UpdateBackupRequest, VerifyLevel,
+    Backup, BackupRequest, GetSystemStatusRequest, RestoreRequest, Retention, SetRetentionRequest, SyncBackupsRequest,
+    SyncBackupsResponse, Trigger, UpdateBackupRequest, VerifyLevel,
 };
 use prost_types::FieldMask;
 use tonic::Status;
 
 use super::world::{PASSPHRASE, World, eventually_async, refused};
-use super::zoo::all_of;
+use super::zoo::{all_of, of_others};
 
 const EVENTS: &str = "select coalesce(string_agg(type, ' ' order by event_time), '') from holdfast.event
                       where type in ('backup.imported', 'backup.missing', 'backup.recovered', 'backup.updated', 'backup.expired')";
@@ -82,7 +82,7 @@ async fn f16_with_the_database_lost_the_folder_has_every_backup() {
     );
     // Whoever opens it learns what is in it; and so does the list.
     world.damage();
-    let acknowledged_warnings = vec![NoticeCode::OtherSystem.into()];
+    let acknowledged_warnings = of_others();
     let request = RestoreRequest { passphrase: PASSPHRASE.into(), acknowledged_warnings, ..all_of(unknown) };
     world.try_restore(request).await.unwrap();
     assert_eq!(world.digests(), digests);
@@ -226,7 +226,8 @@ async fn replicas_that_look_into_the_folder_at_once_take_each_file_in_once() {
         world.backup().await;
     }
     world.terminate().await;
-    world.sql_as_superuser("delete from holdfast.backup; delete from holdfast.event").await;
+    world.sql_as_superuser("delete from holdfast.backup").await;
+    world.forget_events().await;
     let mut twin = world.twin();
     let (one, other) = tokio::join!(world.start(), twin.start());
     one.unwrap();

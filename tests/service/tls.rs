@@ -35,3 +35,35 @@ impl Certified {
         Self { acceptor: TlsAcceptor::from(Arc::new(config)), certificate }
     }
 }
+
+/// A certificate authority.
+pub struct Authority {
+    dir: PathBuf,
+    pub certificate: PathBuf,
+}
+
+impl Authority {
+    /// Leaves everything that it makes in `dir`, which is made.
+    pub fn new(dir: &Path) -> Self {
+        std::fs::create_dir_all(dir).unwrap();
+        let (certificate, _) = made(dir, "authority", &["-addext", "basicConstraints=critical,CA:TRUE"]);
+        Self { dir: dir.to_owned(), certificate }
+    }
+
+    /// The files of a certificate and its key, for whoever has these other names: `DNS:localhost`, `URI:spiffe://...`.
+    pub fn certify(&self, name: &str, other_names: &str) -> (PathBuf, PathBuf) {
+        let (own, key) = (self.certificate.display().to_string(), self.dir.join("authority.key").display().to_string());
+        let other_names = format!("subjectAltName={other_names}");
+        made(&self.dir, name, &["-CA", &own, "-CAkey", &key, "-addext", &other_names, "-addext", "basicConstraints=CA:FALSE"])
+    }
+}
+
+fn made(dir: &Path, name: &str, options: &[&str]) -> (PathBuf, PathBuf) {
+    let [certificate, key] = ["pem", "key"].map(|kind| dir.join(format!("{name}.{kind}")));
+    let mut make = Command::new("openssl");
+    make.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]);
+    make.args(["-subj", &format!("/CN={name}")]).args(options).arg("-keyout").arg(&key).arg("-out").arg(&certificate);
+    let made = make.output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    (certificate, key)
+}

@@ -47,7 +47,7 @@ fn messages(header: FileHeader, bytes: &[u8]) -> Vec<UploadBackupRequest> {
 }
 
 /// The name of a file with these contents, as that of another backup.
-fn named(like: &str, bytes: &[u8], encrypted: bool) -> String {
+pub fn named(like: &str, bytes: &[u8], encrypted: bool) -> String {
     let like: FileName = like.parse().unwrap();
     FileName::new(like.id().clone(), sha256(bytes).parse().unwrap(), encrypted).to_string()
 }
@@ -58,7 +58,7 @@ impl World {
         answer.map(tonic::Response::into_inner).map_err(refused)
     }
 
-    async fn upload(&self, file_name: &str, bytes: &[u8]) -> Result<Backup, OperationError> {
+    pub async fn upload(&self, file_name: &str, bytes: &[u8]) -> Result<Backup, OperationError> {
         self.send(messages(header(file_name, bytes), bytes)).await
     }
 
@@ -73,7 +73,7 @@ impl World {
     }
 
     /// A backup that is gone from here: what it was, and the bytes of its file.
-    async fn elsewhere_made(&self) -> (Backup, Vec<u8>) {
+    pub async fn elsewhere_made(&self) -> (Backup, Vec<u8>) {
         let made = self.backup().await;
         let bytes = std::fs::read(self.file(&made)).unwrap();
         self.delete(&made).await;
@@ -264,7 +264,7 @@ async fn s17_only_backup_files_are_taken_in_and_each_is_what_its_name_says() {
         ("half a file", bytes[..bytes.len() / 2].to_vec(), false, damaged),
         ("a plain file that says it is encrypted", bytes.clone(), true, damaged),
         ("an altered row", altered(b"data/permissions/platform.permission/00000.copy", 512, b"~"), false, damaged),
-        ("a newer format", altered(br#""format_version": "1.0""#, 19, b"9"), false, newer),
+        ("a newer format", altered(br#""format_version": "1.1""#, 19, b"9"), false, newer),
     ];
     for (what, bytes, encrypted, (reason, code)) in cases {
         let error = world.upload(&named(&made.file_name, &bytes, encrypted), &bytes).await.unwrap_err();

@@ -65,7 +65,7 @@ async fn nobody_gets_anything_without_the_token_but_health() {
     let channel = world.channel().await;
     let reflection = ["v1", "v1alpha"].map(|version| format!("/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"));
     let all: Vec<String> = methods().into_iter().chain(reflection).collect();
-    assert_eq!(all.len(), 35);
+    assert_eq!(all.len(), 38);
     for path in &all {
         assert_eq!(why(call(channel.clone(), path, None).await), because(Code::Unauthenticated, "CREDENTIALS_MISSING"), "{path}");
         for wrong in ["Bearer not-the-token", &format!("Basic {TOKEN}"), TOKEN, ""] {

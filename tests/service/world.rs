@@ -319,7 +319,13 @@ impl World {
             ("HOLDFAST_LOG", "trace".to_owned()),
             ("HOLDFAST_ALLOW_PLAINTEXT_SECRETS", "true".to_owned()),
         ]);
-        command.envs(self.settings.iter().cloned());
+        for (name, value) in &self.settings {
+            if value.is_empty() {
+                command.env_remove(name)
+            } else {
+                command.env(name, value)
+            };
+        }
         let mut process = command.spawn().expect("the service can be started");
         let address = eventually(Duration::from_secs(60), || {
             let log = self.log();
@@ -337,6 +343,7 @@ impl World {
         Ok(())
     }
 
+    /// A setting of the service; with a blank value, it is not set.
     pub fn set(&mut self, name: &str, value: &str) {
         self.settings.retain(|(known, _)| known != name);
         self.settings.push((name.to_owned(), value.to_owned()));
@@ -472,6 +479,11 @@ impl World {
         PgConnection::connect(&self.cluster.superuser_url(&self.database)).await.unwrap()
     }
 
+    /// Of the PostgreSQL of this world.
+    pub fn superuser_url(&self) -> String {
+        self.cluster.superuser_url("postgres")
+    }
+
     pub fn url(&self, role: &str) -> String {
         format!("postgres://{role}:{PASSWORD}@127.0.0.1:{}/{}", self.port(), self.database)
     }
@@ -488,6 +500,11 @@ impl World {
         let mut connection = self.superuser().await;
         connection.execute(sqlx::raw_sql(AssertSqlSafe(statements.to_owned()))).await.unwrap();
         connection.close().await.unwrap();
+    }
+
+    /// Forgets what happened, past the guard of the audit log.
+    pub async fn forget_events(&self) {
+        self.sql_as_superuser("set session_replication_role = replica; delete from holdfast.event").await;
     }
 
     /// The first column of the first row, as text; empty for NULL.

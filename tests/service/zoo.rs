@@ -1,7 +1,7 @@
 //! A world with tables of the test's own: those of the schema `zoo` may be in the catalog, those of `outside` refer to them.
 
 use holdfast::grpc::proto::backup::operation::Result as Outcome;
-use holdfast::grpc::proto::backup::{Backup, OperationError, RestoreRequest};
+use holdfast::grpc::proto::backup::{Backup, NoticeCode, OperationError, RestoreRequest};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
 use super::world::{World, refused};
@@ -197,6 +197,11 @@ impl World {
 
 pub fn all_of(backup: &Backup) -> RestoreRequest {
     RestoreRequest { name: backup.name.clone(), skip_safety_backup: true, ..Default::default() }
+}
+
+/// What a caller accepts who restores the file of another installation.
+pub fn of_others() -> Vec<i32> {
+    vec![NoticeCode::OtherSystem.into(), NoticeCode::ForeignBackup.into()]
 }
 
 /// Sends a signal, by its name, to a process.

@@ -30,7 +30,7 @@ fn c02_a_large_file_cut_at_the_end_is_damaged() {
     assert!(file.len() > 5 << 20);
     for cut in [1, 2, 21, 22, 23, 24, 25, 1000, 1 << 20, 3 << 20] {
         let mut pieces = 0;
-        let result = super::super::read(&file[..file.len() - cut], Some(&passphrase()), |part| {
+        let result = super::super::read(&file[..file.len() - cut], Some(&passphrase()), &Trust::default(), |part| {
             if let Part::Piece(piece) = part {
                 assert!(!piece.last, "the last piece of a file that is cut off");
                 pieces += 1;

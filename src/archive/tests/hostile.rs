@@ -9,10 +9,10 @@ use super::*;
 use crate::archive::tar;
 use crate::model::copy::{BINARY_HEADER, BINARY_TRAILER};
 
-type Members = Vec<(String, Vec<u8>)>;
+pub(super) type Members = Vec<(String, Vec<u8>)>;
 
 /// What is in a plain file, by a reader that is not ours.
-fn unpack(file: &[u8]) -> Members {
+pub(super) fn unpack(file: &[u8]) -> Members {
     let mut archive = ::tar::Archive::new(zstd::Decoder::new(file).unwrap());
     let member = |entry: std::io::Result<::tar::Entry<'_, _>>| {
         let mut entry = entry.unwrap();
@@ -23,7 +23,7 @@ fn unpack(file: &[u8]) -> Members {
     archive.entries().unwrap().map(member).collect()
 }
 
-fn pack(members: &Members) -> Vec<u8> {
+pub(super) fn pack(members: &Members) -> Vec<u8> {
     let member = |(name, content): &(String, Vec<u8>)| {
         let header = tar::header(name, content.len() as u64, 1_772_326_800).unwrap();
         [&header[..], content, &vec![0; tar::padding(content.len() as u64)]].concat()
@@ -31,7 +31,7 @@ fn pack(members: &Members) -> Vec<u8> {
     [members.iter().flat_map(member).collect(), tar::TRAILER.to_vec()].concat()
 }
 
-fn compress(content: &[u8]) -> Vec<u8> {
+pub(super) fn compress(content: &[u8]) -> Vec<u8> {
     zstd::encode_all(content, 1).unwrap()
 }
 
@@ -53,7 +53,7 @@ fn damaged(result: Result<Content, Error>) -> bool {
     matches!(result, Err(Error::Damaged(_)))
 }
 
-fn replace(members: &mut Members, name: &str, from: &str, to: &str) {
+pub(super) fn replace(members: &mut Members, name: &str, from: &str, to: &str) {
     let member = members.iter_mut().find(|member| member.0 == name).unwrap();
     let text = String::from_utf8(member.1.clone()).unwrap();
     assert!(text.contains(from), "{text}");
@@ -266,7 +266,7 @@ fn c11_a_bomb_is_refused_before_it_goes_off() {
     let zeros = vec![b' '; 1 << 20];
     let header = |name: &str, size: u64| tar::header(name, size, 1_772_326_800).unwrap();
     for (claim, name) in
-        [(4 << 30, "README.txt"), (65 << 10, "README.txt"), (4 << 30, "manifest.json"), (17 << 20, "manifest.json")]
+        [(4 << 30, "README.txt"), (65 << 10, "README.txt"), (4 << 30, "manifest.json"), (5 << 20, "manifest.json")]
     {
         let file = bomb(19, |out| {
             if name == "manifest.json" {
@@ -282,14 +282,29 @@ fn c11_a_bomb_is_refused_before_it_goes_off() {
     // Deep JSON of a size that is accepted.
     let file = bomb(19, |out| {
         out.write_all(&header("README.txt", 0))?;
-        out.write_all(&header("manifest.json", 16 << 20))?;
-        (0..16).try_for_each(|_| out.write_all(&vec![b'['; 1 << 20]))
+        out.write_all(&header("manifest.json", 4 << 20))?;
+        (0..4).try_for_each(|_| out.write_all(&vec![b'['; 1 << 20]))
     });
     assert!(damaged(read(&file[..], None)));
     // A window that would need 128 MiB.
     let file = bomb(27, |out| out.write_all(&vec![0; 9 << 20]));
     assert!(damaged(read(&file[..], None)));
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+}
+
+#[test]
+fn c11_a_row_of_a_small_file_takes_no_memory_that_is_not_there() {
+    let manifest = manifest_of(&[("account", CopyFormat::Text)]);
+    let head = zstd::decode_all(&write(&manifest, &[last(0, "")], None).out[..]).unwrap();
+    let name = Manifest::member_name(&manifest.tables[0].path, 0);
+    let at = head.windows(name.len()).position(|window| window == name.as_bytes()).unwrap();
+    let file = bomb(19, |out| {
+        out.write_all(&head[..at])?;
+        out.write_all(&tar::header(&name, 1 << 30, 1_772_326_800).unwrap())?;
+        (0..1024).try_for_each(|_| out.write_all(&vec![b'x'; 1 << 20]))
+    });
+    assert!(file.len() < 200_000, "{}", file.len());
+    assert!(matches!(read(&file[..], None), Err(Error::TooLarge(why)) if why.contains("compressed")));
 }
 
 #[test]
@@ -345,12 +360,12 @@ fn members_hold_whole_rows_of_their_format() {
 
 #[test]
 fn c15_a_newer_format_is_named_and_one_without_sense_is_not() {
-    let version = |text: &str| changed(|members| replace(members, "manifest.json", "\"1.0\"", text));
-    for (text, major, minor) in [("\"1.1\"", 1, 1), ("\"2.0\"", 2, 0)] {
+    let version = |text: &str| changed(|members| replace(members, "manifest.json", "\"1.1\"", text));
+    for (text, major, minor) in [("\"1.2\"", 1, 2), ("\"2.0\"", 2, 0)] {
         let found = FormatVersion { major, minor };
         assert!(matches!(version(text), Err(Error::NewerFormat { found: other }) if other == found), "{text}");
     }
-    for text in ["\"0.9\"", "\"one\"", "1", "null"] {
+    for text in ["\"0.9\"", "\"1.0\"", "\"one\"", "1", "null"] {
         assert!(damaged(version(text)), "{text}");
     }
     // A newer manifest may have any other content.

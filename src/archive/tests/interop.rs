@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::*;
+use crate::archive::SigningKey;
 use crate::model::copy::{BINARY_HEADER, BINARY_TRAILER};
 
 pub(super) fn gpg(home: &Path, arguments: &[&str], file: &Path) -> Vec<u8> {
@@ -35,7 +36,9 @@ fn c14_c19_gpg_tar_and_zstd_open_a_file_and_it_tells_nothing_without_the_passphr
     let pieces =
         [piece(1, binary(b"one")), piece(0, many.clone()), last(0, "x\n"), last(2, ""), last(1, binary(b"two")), last(3, "y\n")];
     // At full cost.
-    let mut writer = Writer::new(Vec::new(), &protection(Some(&passphrase())), &manifest).unwrap();
+    let key = SigningKey::generate("Holdfast of a test", manifest.create_time).unwrap();
+    let protection = Protection { signer: Some(key.clone()), ..protection(Some(&passphrase())) };
+    let mut writer = Writer::new(Vec::new(), &protection, &manifest).unwrap();
     pieces.iter().for_each(|piece| writer.piece(piece).unwrap());
     let written = writer.finish(vec![sequence()]).unwrap();
     assert!(written.out.len() > 5 << 20, "more than one partial length");
@@ -57,7 +60,6 @@ fn c14_c19_gpg_tar_and_zstd_open_a_file_and_it_tells_nothing_without_the_passphr
 
     let compressed = folder.path().join("backup.tar.zst");
     std::fs::write(&compressed, gpg(&home, &["--decrypt"], &file)).unwrap();
-    let _ = Command::new("gpgconf").arg("--homedir").arg(&home).args(["--kill", "gpg-agent"]).status();
     let tar = |arguments: &[&str]| {
         let output = Command::new("tar").arg("--zstd").args(arguments).arg("-f").arg(&compressed).current_dir(&folder).output();
         let output = output.unwrap();
@@ -72,7 +74,7 @@ fn c14_c19_gpg_tar_and_zstd_open_a_file_and_it_tells_nothing_without_the_passphr
     let (long, odd) = (Manifest::member_name(&long, 0), Manifest::member_name(&odd, 0));
     let members = [data("photo", 0), data("account", 0), data("account", 1), odd, data("photo", 1), long];
     let members: Vec<&str> = ["README.txt", "manifest.json"].into_iter().chain(members.iter().map(|name| &name[..])).collect();
-    assert_eq!(names, [&members[..], &["end.json"]].concat());
+    assert_eq!(names, [&members[..], &["end.json", "signature.asc"]].concat());
 
     tar(&["-x"]);
     let file = |name: &str| std::fs::read(folder.path().join(name)).unwrap();
@@ -84,4 +86,20 @@ fn c14_c19_gpg_tar_and_zstd_open_a_file_and_it_tells_nothing_without_the_passphr
     assert_eq!(serde_json::from_slice::<EndRecord>(&file("end.json")).unwrap(), written.end);
     assert_eq!(written.end.manifest_sha256, super::super::sha256(&file("manifest.json")));
     assert!(file("README.txt").starts_with(b"This is a backup"));
+
+    let certificate = folder.path().join("certificate.asc");
+    std::fs::write(&certificate, key.certificate().unwrap()).unwrap();
+    gpg(&home, &["--import"], &certificate);
+    let verify = |end: &Path| {
+        let mut command = Command::new("gpg");
+        command.env("GNUPGHOME", &home).args(["--batch", "--status-fd", "1", "--verify"]);
+        command.arg(folder.path().join("signature.asc")).arg(end).output().unwrap()
+    };
+    let good = verify(&folder.path().join("end.json"));
+    let status = String::from_utf8_lossy(&good.stdout).into_owned();
+    assert!(good.status.success() && status.contains(&format!("VALIDSIG {}", key.fingerprint())), "{good:?}");
+    let altered = folder.path().join("altered.json");
+    std::fs::write(&altered, [&file("end.json")[..], b" "].concat()).unwrap();
+    assert!(!verify(&altered).status.success());
+    let _ = Command::new("gpgconf").arg("--homedir").arg(&home).args(["--kill", "gpg-agent"]).status();
 }

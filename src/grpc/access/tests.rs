@@ -2,9 +2,11 @@
 
 use prost::Message;
 use prost_types::FileDescriptorSet;
+use tonic::codegen::http::HeaderMap;
 use tonic_types::StatusExt;
 
 use super::*;
+use crate::grpc::tls::Certificate;
 
 /// Path of every method of every service that is served.
 fn served_methods() -> Vec<String> {
@@ -59,7 +61,7 @@ fn the_table_says_what_the_contract_says() {
             comment.clear();
         }
     }
-    assert_eq!(checked, 28);
+    assert_eq!(checked, 31);
 }
 
 #[test]
@@ -69,42 +71,79 @@ fn only_probes_are_open() {
     }
 }
 
-fn authenticate(values: &[&str]) -> Result<Principal, String> {
+/// With one token, of `token:static`.
+fn with_token(text: &str, bindings: &[&str]) -> Option<Authenticator> {
+    let bindings = Bindings::parse(bindings.iter().copied()).unwrap();
+    Authenticator::new(bindings).with_token(text, "token:static", &[Role::BackupAdmin])
+}
+
+async fn authenticate(values: &[&str]) -> Result<Principal, String> {
     let mut headers = HeaderMap::new();
     for value in values {
         headers.append(header::AUTHORIZATION, value.parse().unwrap());
     }
-    let token = Authenticator::static_token(" s3cret-token\n", "token:static").unwrap();
-    token.authenticate(&headers).map_err(|failure| tonic::Status::from(*failure).get_details_error_info().unwrap().reason)
+    let token = with_token(" s3cret-token\n", &[]).unwrap();
+    token
+        .authenticate(&headers, None)
+        .await
+        .map_err(|failure| tonic::Status::from(*failure).get_details_error_info().unwrap().reason)
 }
 
-#[test]
-fn the_token_proves_the_caller_and_nothing_else_does() {
-    assert_eq!(authenticate(&["Bearer s3cret-token"]).unwrap().subject, "token:static");
-    assert!(authenticate(&["bearer s3cret-token"]).is_ok());
-    assert_eq!(authenticate(&[]).unwrap_err(), "CREDENTIALS_MISSING");
+#[tokio::test]
+async fn the_token_proves_the_caller_and_nothing_else_does() {
+    assert_eq!(authenticate(&["Bearer s3cret-token"]).await.unwrap().subject, "token:static");
+    assert!(authenticate(&["bearer s3cret-token"]).await.is_ok());
+    assert_eq!(authenticate(&[]).await.unwrap_err(), "CREDENTIALS_MISSING");
     for value in ["", "Bearer", "Bearer ", "Basic s3cret-token", "s3cret-token", "Bearer s3cret-toke", "Bearer s3cret-token2"] {
-        assert_eq!(authenticate(&[value]).unwrap_err(), "CREDENTIALS_INVALID", "{value:?}");
+        assert_eq!(authenticate(&[value]).await.unwrap_err(), "CREDENTIALS_INVALID", "{value:?}");
     }
-    assert_eq!(authenticate(&["Bearer s3cret-token", "Bearer x"]).unwrap_err(), "CREDENTIALS_INVALID");
+    assert_eq!(authenticate(&["Bearer s3cret-token", "Bearer x"]).await.unwrap_err(), "CREDENTIALS_INVALID");
 }
 
 #[test]
 fn a_blank_token_is_no_token_and_none_is_printed() {
-    assert!(Authenticator::static_token("", "token:static").is_none());
-    assert!(Authenticator::static_token(" \n", "token:static").is_none());
-    let text = format!("{:?}", Authenticator::static_token("s3cret-token", "token:static").unwrap());
+    assert!(with_token("", &[]).is_none() && with_token(" \n", &[]).is_none());
+    let text = format!("{:?}", with_token("s3cret-token", &[]).unwrap());
     assert!(!text.contains("digest") && !text.contains("s3cret"), "{text}");
 }
 
 #[test]
 fn a_principal_has_only_what_it_was_given() {
-    let permissions = Permissions::Only(vec![Permission::BackupsCreate]);
-    let scheduler = Principal { subject: "scheduler".into(), authentication: "token", permissions };
+    let scheduler = Principal { subject: "token:cron".into(), authentication: "token", roles: vec![Role::Scheduler] };
     assert!(scheduler.check(Permission::BackupsCreate).is_ok());
     let refused = tonic::Status::from(*scheduler.check(Permission::BackupsRestore).unwrap_err());
     assert_eq!(refused.code(), tonic::Code::PermissionDenied);
     assert_eq!(refused.get_details_error_info().unwrap().metadata["permission"], "backups.restore");
+}
+
+#[tokio::test]
+async fn a_role_that_is_bound_to_a_subject_is_its_only_one_and_without_any_it_may_do_nothing() {
+    let mut headers = HeaderMap::new();
+    headers.append(header::AUTHORIZATION, "Bearer s3cret-token".parse().unwrap());
+    let bound = with_token("s3cret-token", &["token:static=monitoring"]).unwrap();
+    assert_eq!(bound.authenticate(&headers, None).await.unwrap().roles, [Role::Monitoring]);
+
+    let peer = |certificate| Peer::at(([127, 0, 0, 1], 7).into(), true, certificate);
+    let by_certificate = async |bindings: &[&str], certificate| {
+        let authenticator = Authenticator::new(Bindings::parse(bindings.iter().copied()).unwrap()).with_certificates();
+        authenticator.authenticate(&HeaderMap::new(), Some(&peer(certificate))).await
+    };
+    let update = Certificate::Of("spiffe://example.org/update".into());
+    let unbound = by_certificate(&[], update.clone()).await.unwrap();
+    assert!(unbound.roles.is_empty() && unbound.check(Permission::BackupsRead).is_err());
+    let known = by_certificate(&["spiffe://example.org/update=update-service"], update.clone()).await.unwrap();
+    assert_eq!((known.subject.as_str(), known.authentication), ("spiffe://example.org/update", "mtls"));
+    assert_eq!(known.roles, [Role::UpdateService]);
+    assert_eq!(by_certificate(&[], Certificate::None).await.unwrap_err().reason, Reason::CredentialsMissing);
+    assert_eq!(by_certificate(&[], Certificate::Unnamed).await.unwrap_err().reason, Reason::CredentialsInvalid);
+    // Certificates count only where an authority for them is configured; and a token decides where there is one.
+    let tokens = with_token("s3cret-token", &["spiffe://example.org/update=update-service"]).unwrap();
+    let answer = tokens.authenticate(&HeaderMap::new(), Some(&peer(update.clone()))).await;
+    assert_eq!(answer.unwrap_err().reason, Reason::CredentialsMissing);
+    let both = tokens.with_certificates();
+    assert_eq!(both.authenticate(&headers, Some(&peer(update.clone()))).await.unwrap().subject, "token:static");
+    headers.insert(header::AUTHORIZATION, "Bearer wrong".parse().unwrap());
+    assert_eq!(both.authenticate(&headers, Some(&peer(update))).await.unwrap_err().reason, Reason::CredentialsInvalid);
 }
 
 #[test]
@@ -118,4 +157,9 @@ fn secrets_do_not_travel_in_the_clear() {
     assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
     assert_eq!(refused.get_details_error_info().unwrap().reason, "TRANSPORT_NOT_SECURE");
     assert!(check_transport(&Extensions::new(), true).is_ok());
+    for encrypted in [false, true] {
+        let mut extensions = Extensions::new();
+        extensions.insert(Peer::at(([127, 0, 0, 1], 7).into(), encrypted, Certificate::None));
+        assert_eq!(check_transport(&extensions, false).is_ok(), encrypted);
+    }
 }

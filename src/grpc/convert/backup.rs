@@ -12,7 +12,7 @@ use super::fields::{
 use super::operation::{notice, notice_code};
 use crate::grpc::proto::backup as wire;
 use crate::grpc::status::{published, published_name};
-use crate::model::backup::{Backup, ResourceContent, State, Trigger};
+use crate::model::backup::{Backup, Origin, ResourceContent, State, Trigger};
 use crate::model::verification::VerifyLevel;
 use crate::model::{BackupId, FileName, Opener, Passphrase, ResourceName, SecretKey, Sha256};
 use crate::operations::Opened;
@@ -205,6 +205,7 @@ pub fn listed(listed: Listed) -> wire::Backup {
 
 /// A backup as it was when its operation ended.
 pub fn backup(backup: Backup) -> wire::Backup {
+    let (origin, signing_key) = origin(backup.origin.clone());
     wire::Backup {
         name: backup_name(&backup.id),
         uid: backup.uid.as_ref().map(ToString::to_string).unwrap_or_default(),
@@ -225,6 +226,8 @@ pub fn backup(backup: Backup) -> wire::Backup {
         source_system: backup.source_system.as_ref().map(ToString::to_string).unwrap_or_default(),
         state_detail: backup.state_detail,
         pinned: Some(backup.pinned),
+        origin: origin.into(),
+        signing_key,
         last_verification: backup.last_verification.map(|last| wire::VerificationSummary {
             level: verify_level(last.level).into(),
             valid: last.valid,
@@ -232,6 +235,15 @@ pub fn backup(backup: Backup) -> wire::Backup {
             operation: last.operation.map(operation_name).unwrap_or_default(),
         }),
         ..wire::Backup::default()
+    }
+}
+
+/// Who wrote a file, and the key that it says it was signed with.
+fn origin(origin: Option<Origin>) -> (wire::Origin, String) {
+    match origin {
+        None => (wire::Origin::Unspecified, String::new()),
+        Some(Origin::Native(key)) => (wire::Origin::Native, key),
+        Some(Origin::Foreign(key)) => (wire::Origin::Foreign, key.unwrap_or_default()),
     }
 }
 

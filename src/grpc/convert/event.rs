@@ -5,6 +5,7 @@ use tonic::Status;
 use super::fields::{invalid, operation_name, page_place, page_size, page_token, timestamp};
 use crate::grpc::proto::backup as wire;
 use crate::grpc::status::{published, published_name};
+use crate::model::chain::{Head, Link};
 use crate::model::event::{Filter, Recorded};
 
 pub fn audit_event(recorded: Recorded) -> wire::AuditEvent {
@@ -29,6 +30,7 @@ pub fn audit_event(recorded: Recorded) -> wire::AuditEvent {
         request_id: event.request_id,
         trace_id: String::new(),
         attributes: event.attributes.into_iter().collect(),
+        hash: recorded.hash.to_string(),
     }
 }
 
@@ -53,6 +55,23 @@ pub fn watch_request(request: &wire::WatchAuditEventsRequest) -> Result<(Option<
     };
     let seen = Some(request.start_after.as_str()).filter(|text| !text.is_empty()).map(number).transpose()?;
     Ok((seen, filter(&request.types)?))
+}
+
+/// Number of the event after which to begin, and page size.
+pub fn records_request(request: &wire::ListAuditRecordsRequest) -> Result<(i64, u32), Status> {
+    if request.start_after < 0 {
+        return Err(invalid("start_after", "`start_after` is the number of an event; leave it out to begin with the first."));
+    }
+    Ok((request.start_after, page_size(request.page_size, 500, 1000)?))
+}
+
+pub fn records_response(links: Vec<Link>, head: Head) -> wire::ListAuditRecordsResponse {
+    let record = |Link { number, record, hash }| {
+        let hash = hash.map(|hash| hash.to_string()).unwrap_or_default();
+        wire::AuditRecord { number, record, hash }
+    };
+    let head = wire::AuditHead { number: head.number, hash: head.hash.to_string() };
+    wire::ListAuditRecordsResponse { records: links.into_iter().map(record).collect(), head: Some(head) }
 }
 
 fn filter(types: &[String]) -> Result<Filter, Status> {

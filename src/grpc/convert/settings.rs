@@ -8,12 +8,13 @@ use super::fields::{duration, etag, int32, invalid, operation_name, revision, sp
 use crate::grpc::proto::backup as wire;
 use crate::model::Passphrase;
 use crate::model::schedule::{Driver, Recurrence, RunState, Schedule};
-use crate::model::settings::{Recipient, Retention};
-use crate::operations::call::{EncryptionState, RetentionState, ScheduleChange, ScheduleState};
+use crate::model::settings::{Recipient, Retention, SigningKeyNote};
+use crate::operations::call::{EncryptionState, RetentionState, ScheduleChange, ScheduleState, SigningState};
 
 const SCHEDULE: &str = "settings/schedule";
 const RETENTION: &str = "settings/retention";
 const ENCRYPTION: &str = "settings/encryption";
+const SIGNING: &str = "settings/signing";
 
 /// The fields of a schedule that callers change.
 const CHANGEABLE: [&str; 5] = ["enabled", "daily", "cron", "time_zone", "start_deadline"];
@@ -204,6 +205,17 @@ pub fn encryption(state: EncryptionState) -> wire::Encryption {
         write_only: enabled && note.is_none(),
         recipients: state.recipients.into_iter().map(recipient).collect(),
     }
+}
+
+pub fn signing(state: SigningState) -> wire::Signing {
+    let key = |key: SigningKeyNote| wire::SigningKey {
+        fingerprint: key.fingerprint,
+        certificate: String::from_utf8_lossy(&key.certificate).into_owned(),
+        create_time: Some(timestamp(key.create_time)),
+        creator: key.creator,
+        in_use: key.in_use,
+    };
+    wire::Signing { name: SIGNING.into(), keys: state.keys.into_iter().map(key).collect(), trusted: state.trusted }
 }
 
 #[cfg(test)]

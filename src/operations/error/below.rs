@@ -18,7 +18,8 @@ pub(super) fn folder(error: &folder::Error, failure: impl Fn(Reason) -> Failure)
         Folder::NotMounted | Folder::OtherVolume => failure(Reason::StorageUnavailable)
             .retry_after(LATER)
             .instructions("Mount the volume that holds the backups of this system."),
-        Folder::Missing => failure(Reason::BackupFileMissing),
+        Folder::Missing => failure(Reason::BackupFileMissing)
+            .instructions("Copy the file back into the folder and verify it, or use another backup."),
         Folder::Exists => failure(Reason::Internal),
     }
 }
@@ -61,6 +62,9 @@ pub(super) fn database(error: &postgres::Error, failure: impl Fn(Reason) -> Fail
         Database::Unavailable(_) | Database::CommitUnknown(_) | Database::BrokenOff => {
             tracing::warn!(error = error as &dyn std::error::Error, "the database does not answer");
             failure(Reason::DatabaseUnavailable).retry_after(LATER)
+        }
+        Database::Standby => {
+            failure(Reason::DatabaseUnavailable).retry_after(LATER).instructions("Let Holdfast connect to the primary.")
         }
         Database::Pooled(_) => failure(Reason::DatabaseUnavailable).instructions("Let Holdfast connect to PostgreSQL directly."),
         Database::Mismatch(_) => failure(Reason::CatalogMismatch)

@@ -7,7 +7,7 @@ use sqlx::types::Json;
 use sqlx::{PgConnection, Postgres, Transaction};
 
 use super::{State, events};
-use crate::model::backup::{Backup, State as BackupState};
+use crate::model::backup::{Backup, Origin, State as BackupState};
 use crate::model::manifest::PassphraseNote;
 use crate::model::verification::LastVerification;
 use crate::model::{BackupId, Event, OperationId};
@@ -80,6 +80,14 @@ impl State {
                                          || CASE body->>'description' WHEN '' THEN '{}' ELSE jsonb_build_object('description', body->'description') END
                       WHERE id = $1 AND body->'uid' = 'null'";
         sqlx::query(update).bind(backup.id.as_str()).bind(Json(backup)).execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// Notes who wrote a file, as was found when it was read again.
+    pub async fn note_origin(&self, id: &BackupId, origin: &Origin) -> Result<(), Error> {
+        let update = "UPDATE backup SET revision = revision + 1, body = body || jsonb_build_object('origin', $2::jsonb)
+                      WHERE id = $1";
+        sqlx::query(update).bind(id.as_str()).bind(Json(origin)).execute(&self.pool).await?;
         Ok(())
     }
 

@@ -1,26 +1,21 @@
-//! Events: the audit log and the outbox in one table. Each is written in the transaction of what it tells.
-//!
-//! An event gets its number only after it was seen committed, from one transaction at a time. So numbers become visible in
-//! their order, and whoever has seen one has seen all below it - although transactions commit in any order. Whoever writes
-//! an event never waits for the numbers.
+//! Events: the audit log and the outbox in one table. Each is written in the transaction of what it tells, and gets its
+//! place in their order afterwards (`chain`).
 
 use chrono::{DateTime, Utc};
 use sqlx::types::Json;
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::State;
-use crate::model::Event;
+use super::chain::number;
 use crate::model::event::{Filter, Recorded};
+use crate::model::{Event, Sha256};
 use crate::postgres::Error;
 
-/// Events that get their numbers in one transaction.
-const BATCH: i64 = 1000;
+type Row = (Uuid, i64, DateTime<Utc>, [u8; 32], String, Json<Event>);
 
-type Row = (Uuid, i64, DateTime<Utc>, String, Json<Event>);
-
-fn recorded((id, number, time, kind, Json(event)): Row) -> Recorded {
-    Recorded { id, number, time, event: Event { kind, ..event } }
+fn recorded((id, number, time, hash, kind, Json(event)): Row) -> Recorded {
+    Recorded { id, number, time, hash: Sha256(hash), event: Event { kind, ..event } }
 }
 
 /// Writes events with what is under way on this connection.
@@ -35,30 +30,6 @@ pub(in crate::postgres) async fn write(
     Ok(())
 }
 
-/// Gives every committed event its number. Returns the last.
-async fn number(pool: &PgPool) -> Result<i64, Error> {
-    let look = "SELECT last, EXISTS (SELECT FROM event WHERE number IS NULL) FROM event_counter";
-    loop {
-        let (last, more): (i64, bool) = sqlx::query_as(look).fetch_one(pool).await?;
-        if !more {
-            return Ok(last);
-        }
-        let mut transaction = pool.begin().await?;
-        // The next statement begins after this one has the row, so it sees what the numberer before it committed.
-        sqlx::query("SELECT FROM event_counter FOR UPDATE").execute(&mut *transaction).await?;
-        let number = "WITH next AS (
-                          SELECT id, row_number() OVER (ORDER BY event_time, id) AS place
-                          FROM (SELECT id, event_time FROM event WHERE number IS NULL ORDER BY event_time, id LIMIT $1) AS waiting
-                      ), numbered AS (
-                          UPDATE event SET number = (SELECT last FROM event_counter) + next.place
-                          FROM next WHERE event.id = next.id RETURNING number
-                      )
-                      UPDATE event_counter SET last = greatest(last, (SELECT max(number) FROM numbered))";
-        sqlx::query(number).bind(BATCH).execute(&mut *transaction).await?;
-        transaction.commit().await?;
-    }
-}
-
 impl State {
     /// Writes an event that tells of nothing else in the database.
     pub async fn record(&self, event: &Event) -> Result<(), Error> {
@@ -67,12 +38,12 @@ impl State {
 
     /// Number of the newest event that is committed now.
     pub async fn last_event(&self) -> Result<i64, Error> {
-        number(&self.pool).await
+        Ok(number(&self.pool).await?.number)
     }
 
     /// Newest first, those below `before`.
     pub async fn events_before(&self, before: Option<i64>, filter: &Filter, limit: u32) -> Result<Vec<Recorded>, Error> {
-        let query = "SELECT id, number, event_time, type, body FROM event
+        let query = "SELECT id, number, event_time, hash, type, body FROM event
                      WHERE number < coalesce($1, (SELECT last + 1 FROM event_counter))
                        AND ($2 OR type = ANY ($3) OR EXISTS (SELECT FROM unnest($4) AS family WHERE starts_with(type, family)))
                      ORDER BY number DESC LIMIT $5";
@@ -82,11 +53,11 @@ impl State {
 
     /// In their order, those above `after`; and the place up to which there are no others.
     pub async fn events_after(&self, after: i64, filter: &Filter, limit: u32) -> Result<(Vec<Recorded>, i64), Error> {
-        let last = number(&self.pool).await?;
+        let last = number(&self.pool).await?.number;
         if last <= after {
             return Ok((Vec::new(), after));
         }
-        let query = "SELECT id, number, event_time, type, body FROM event
+        let query = "SELECT id, number, event_time, hash, type, body FROM event
                      WHERE number > $1 AND number <= $2
                        AND ($3 OR type = ANY ($4) OR EXISTS (SELECT FROM unnest($5) AS family WHERE starts_with(type, family)))
                      ORDER BY number LIMIT $6";
@@ -106,7 +77,7 @@ impl State {
             return Ok(None);
         }
         // A receiver that is new here is told of what comes from now on.
-        let last = number(&self.pool).await?;
+        let last = number(&self.pool).await?.number;
         let begin = "INSERT INTO delivery (receiver, position) VALUES ($1, $2) ON CONFLICT DO NOTHING";
         sqlx::query(begin).bind(receiver).bind(last).execute(&mut connection).await?;
         let position = sqlx::query_scalar("SELECT position FROM delivery WHERE receiver = $1").bind(receiver);

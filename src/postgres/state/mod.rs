@@ -2,10 +2,12 @@
 
 mod archive;
 mod backups;
+mod chain;
 pub(super) mod events;
 mod leases;
 mod operations;
 mod settings;
+mod signing;
 mod slots;
 mod uploads;
 
@@ -28,6 +30,7 @@ pub use backups::{Publication, Stored};
 pub use events::Outbox;
 pub use leases::{Asked, Grant};
 pub use operations::{Accepted, Alive, Commit, Request, Unfinished};
+pub use signing::StoredKey;
 pub use slots::{Slot, Watch};
 pub use uploads::Uploaded;
 
@@ -49,7 +52,7 @@ pub struct System {
     pub install_time: DateTime<Utc>,
 }
 
-const MIGRATIONS: [(i64, &str, &str); 7] = [
+const MIGRATIONS: [(i64, &str, &str); 9] = [
     (1, "state", include_str!("../migrations/0001_state.sql")),
     (2, "events", include_str!("../migrations/0002_events.sql")),
     (3, "lock", include_str!("../migrations/0003_lock.sql")),
@@ -57,6 +60,8 @@ const MIGRATIONS: [(i64, &str, &str); 7] = [
     (5, "upload", include_str!("../migrations/0005_upload.sql")),
     (6, "archive", include_str!("../migrations/0006_archive.sql")),
     (8, "schedule", include_str!("../migrations/0008_schedule.sql")),
+    (9, "signing", include_str!("../migrations/0009_signing.sql")),
+    (10, "chain", include_str!("../migrations/0010_chain.sql")),
 ];
 
 /// Where the state is.
@@ -119,10 +124,14 @@ impl State {
         if sqlx::query_scalar(superuser).fetch_one(&mut connection).await? {
             return Err(super::session::superuser(database, Role::State));
         }
+        super::session::check_powers(&mut connection, database, Role::State).await?;
         // A pooler of sessions may keep to itself what is said to it when we connect.
         let search_path: String = sqlx::query_scalar("SHOW search_path").fetch_one(&mut connection).await?;
         if search_path != SCHEMA {
             return Err(Error::Pooled("it drops the settings of a connection".into()));
+        }
+        if sqlx::query_scalar("SELECT pg_catalog.pg_is_in_recovery()").fetch_one(&mut connection).await? {
+            return Err(Error::Standby);
         }
         // Replicas that start at once would trip over each other. Released when the connection is closed.
         sqlx::query("SELECT pg_advisory_lock(hashtext('holdfast.open'))").execute(&mut connection).await?;
@@ -146,7 +155,8 @@ impl State {
              GRANT EXECUTE ON FUNCTION holdfast.fence, holdfast.foreign_fence TO {restore};
              GRANT SELECT (id, owner, done, heartbeat_time) ON holdfast.operation TO {restore};
              GRANT SELECT, INSERT ON holdfast.restore_log TO {restore};
-             GRANT INSERT ON holdfast.event TO {restore};"
+             REVOKE INSERT ON holdfast.event FROM {restore};
+             GRANT INSERT (type, body) ON holdfast.event TO {restore};"
         );
         connection.execute(sqlx::raw_sql(AssertSqlSafe(grants))).await?;
         connection.close().await?;

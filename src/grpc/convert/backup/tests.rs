@@ -36,6 +36,7 @@ pub fn sample(passphrase: Option<PassphraseNote>) -> Backup {
         resources: vec![ResourceContent { name: "adapters".parse().unwrap(), title: "Adapters".into(), items: 3, bytes: 99 }],
         format_version: "1.0".into(),
         source_system: Some(Uuid::from_u128(6)),
+        origin: None,
         state_detail: String::new(),
         last_verification: None,
         pinned: true,
