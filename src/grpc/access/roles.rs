@@ -182,7 +182,7 @@ mod tests {
     fn roles_may_do_what_the_table_says() {
         let permissions = |role: Role| ROLES.iter().find(|(known, ..)| *known == role).unwrap().2;
         // Whoever restores does not take the lock for an update, and the other way round; everything else is the admin's.
-        assert_eq!(permissions(Role::BackupAdmin).len(), 15);
+        assert_eq!(permissions(Role::BackupAdmin).len(), 16);
         assert!(!Role::BackupAdmin.may(Permission::LocksAcquire) && Role::UpdateService.may(Permission::LocksAcquire));
         for (role, ..) in ROLES.iter().filter(|(role, ..)| *role != Role::BackupAdmin) {
             for secret in [
@@ -190,6 +190,7 @@ mod tests {
                 Permission::BackupsRestore,
                 Permission::BackupsUpload,
                 Permission::BackupsDelete,
+                Permission::BackupsUpdate,
                 Permission::BackupsVerify,
                 Permission::SettingsEncrypt,
                 Permission::SettingsUpdate,
