@@ -126,25 +126,31 @@ async fn p07_hundreds_of_watches_and_waits_of_one_caller_keep_no_other_from_list
 #[tokio::test(flavor = "multi_thread")]
 async fn p07_calls_whose_message_never_comes_keep_no_other_from_listing() {
     let world = world().await;
+    let block = headers("/holdfast.backup.v1.BackupService/ListBackups", TOKEN);
+    // END_HEADERS, and no end of the stream.
+    let begin = |stream: &mut TcpStream, number: u32| stream.write_all(&frame(1, 4, 2 * number + 1, &block)).unwrap();
     let mut stalled = Vec::new();
     for _ in 0..5 {
         let mut stream = TcpStream::connect(socket(&world)).unwrap();
         stream.write_all(GREETING).unwrap();
-        for number in 0..90 {
-            // END_HEADERS, and no end of the stream.
-            let block = headers("/holdfast.backup.v1.BackupService/ListBackups", TOKEN);
-            stream.write_all(&frame(1, 4, 2 * number + 1, &block)).unwrap();
-        }
+        (0..80).for_each(|number| begin(&mut stream, number));
         stalled.push(stream);
     }
-    // Until they have arrived.
+    // Until they have arrived. Whoever asks may have had the last place itself then: one more takes it.
+    let mut next = 80;
     eventually_async(Duration::from_secs(30), async || {
-        let status = world.backups().await.list_backups(ListBackupsRequest::default()).await.err()?;
-        (status.code() == Code::ResourceExhausted).then_some(())
+        match world.backups().await.list_backups(ListBackupsRequest::default()).await {
+            Err(status) => (status.code() == Code::ResourceExhausted).then_some(()),
+            Ok(_) => {
+                begin(&mut stalled[4], next);
+                next += 1;
+                None
+            }
+        }
     })
     .await;
     let p99 = p99_of_another(&world, 100).await;
-    eprintln!("450 calls without a message; p99 of another: {p99:?}");
+    eprintln!("400 calls without a message; p99 of another: {p99:?}");
     assert!(p99 < Duration::from_secs(1), "{p99:?}");
     drop(stalled);
     eventually_async(Duration::from_secs(30), async || {
