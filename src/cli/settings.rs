@@ -139,6 +139,7 @@ fn describe_encryption(state: &backup::Encryption) -> String {
     let encrypted = match (state.enabled, state.write_only) {
         (false, _) => "no",
         (true, false) => "yes",
+        (true, true) if state.recipients.is_empty() => "refused: the recipients that were configured are gone",
         (true, true) => "yes, to the recipients only: the service cannot read them again",
     };
     let recipient = |recipient: &backup::Recipient| {

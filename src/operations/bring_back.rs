@@ -26,13 +26,16 @@ use crate::postgres::state::Stored;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Holdfast {
-    /// Whether the archive has the whole file of a backup that cannot be used as it is. What is damaged within is so there too.
+    /// Whether a backup that cannot be used as it is can be once its file is brought back.
     pub(super) fn comes_back(&self, stored: &Stored) -> bool {
-        let Stored { backup, archive_time, .. } = stored;
-        let within = backup.last_verification.as_ref().and_then(|last| last.damage.as_ref());
+        matches!(stored.backup.state, State::Missing | State::Invalid) && self.is_whole_there(stored)
+    }
+
+    /// Whether the archive has the whole file. What is damaged within is so there too.
+    pub(super) fn is_whole_there(&self, stored: &Stored) -> bool {
+        let within = stored.backup.last_verification.as_ref().and_then(|last| last.damage.as_ref());
         let within = within.is_some_and(|check| check.aspect.level() > VerifyLevel::Checksum);
-        let gone = matches!(backup.state, State::Missing | State::Invalid) && !within;
-        gone && archive_time.is_some() && self.0.parts.archive.is_some()
+        !within && stored.archive_time.is_some() && self.0.parts.archive.is_some()
     }
 
     /// Puts the file into the folder, as part of an operation. One that is damaged makes place for it when it is whole,

@@ -194,7 +194,7 @@ impl Error {
             Self::ResourceUnknown(name) => failure(Reason::ResourceUnknown).subject(format!("resources/{name}")),
             Self::ResourceNotInBackup(name) => failure(Reason::ResourceNotInBackup).subject(format!("resources/{name}")),
             Self::BackupNotReady(id, _) => failure(Reason::BackupNotReady).subject(backup(id)),
-            Self::BackupInvalid(id, _) => failure(Reason::BackupNotReady)
+            Self::BackupInvalid(id, _) => failure(Reason::BackupCorrupted)
                 .subject(backup(id))
                 .instructions("Put a whole copy of the file in its place and verify it, or use another backup."),
             Self::OnItsWay(id, operation_id) => failure(Reason::BackupNotReady)

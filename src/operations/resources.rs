@@ -47,6 +47,7 @@ impl Holdfast {
         let all = || backups.iter().map(|stored| &stored.backup).filter(good);
         let newest_data = || all().filter(|backup| backup.known()).max_by_key(|backup| backup.snapshot_time);
         let latest = all().find(|backup| backup.trigger.made_here()).or_else(newest_data);
+        let encryption = self.encryption().await?.setting.value;
         let here = backups.iter().filter(|stored| stored.backup.state != State::Missing);
         Ok(SystemStatus {
             backup_obstacles,
@@ -54,7 +55,7 @@ impl Holdfast {
             active: parts.state.operations(100, None, true).await?,
             latest: latest.map(|backup| (backup.id.clone(), backup.snapshot_time)),
             next_run: self.schedule().await?.next_run,
-            encryption_enabled: !parts.recipients.is_empty() || self.encryption().await?.setting.value.passphrase.is_some(),
+            encryption_enabled: encryption.recipients || encryption.passphrase.is_some(),
             backup_count: backups.len() as u64,
             storage_total_bytes: space.map_or(0, |space| space.total),
             storage_available_bytes: space.map_or(0, |space| space.available),

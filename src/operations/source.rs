@@ -133,8 +133,10 @@ impl Holdfast {
     /// Loads a file into the staging tables, and returns what it says of itself when everything in it held. Damage is known from then on.
     pub(super) async fn load(&self, work: &Arc<Work>, source: &Source, restore: &mut Restore) -> Result<Contents> {
         let loaded = source.load(work, restore).await;
-        if let Err(error @ Error::Damaged(_)) = &loaded {
-            self.note_damage(&source.backup, Some(error)).await?;
+        if let Err(error @ Error::Damaged(_)) = &loaded
+            && let Err(why) = self.note_damage(&source.backup, Some(error)).await
+        {
+            tracing::warn!(error = %why, backup = %source.backup.id, "damage could not be noted");
         }
         loaded
     }

@@ -31,7 +31,6 @@ pub(super) type Looked = (Vec<Check>, Option<Contents>);
 
 impl Holdfast {
     /// Starts a verification. Only a rehearsal needs the maintenance lock.
-    /// A file that is gone or damaged is first brought back from the archive, where that has it.
     pub async fn verify_backup(&self, caller: &Caller, request: VerifyRequest) -> Result<Operation> {
         self.accepting()?;
         let VerifyRequest { backup: id, level, opener, request_id } = request;
@@ -44,13 +43,13 @@ impl Holdfast {
         let in_use = self.0.in_use.read(&id).ok_or_else(|| Error::BackupInUse(id.clone()))?;
         let mut held = Arc::new((place, in_use));
         let stored = self.0.parts.state.backup(&id).await?.ok_or_else(|| Error::BackupNotFound(id.clone()))?;
-        let comes_back = self.comes_back(&stored);
+        let usable = stored.backup.state == State::Ready || self.comes_back(&stored);
         let backup = match stored.backup.state {
             State::Creating => return Err(Error::BackupNotReady(id, "it is being made".into())),
             State::Deleting => return Err(Error::BackupNotReady(id, "it is being deleted".into())),
             State::Ready | State::Invalid | State::Missing => stored.backup,
         };
-        if level == VerifyLevel::Rehearsal && backup.state != State::Ready && !comes_back {
+        if level == VerifyLevel::Rehearsal && !usable {
             return Err(Error::BackupNotReady(id, format!("{}; verify its contents first", backup.state_detail)));
         }
         if level > VerifyLevel::Checksum {
@@ -62,12 +61,6 @@ impl Holdfast {
         let (holdfast, about) = (self.clone(), operation.clone());
         let run = move |work| async move {
             let _held = held;
-            if comes_back {
-                holdfast.check_volume().await?;
-                holdfast.bring_back(&work, &backup).await?;
-                // Or a rehearsal would not take it.
-                holdfast.look_again(&backup).await?;
-            }
             holdfast.run_verification(&work, &about, backup, level, opener).await
         };
         self.begin(operation, key, Duration::ZERO, run).await
@@ -119,16 +112,7 @@ impl Holdfast {
     ) -> Result<Outcome> {
         // A volume that is not there says nothing of its files.
         self.check_volume().await?;
-        work.phase(Phase::Transferring, "Reads the file.");
-        work.progress(|progress| *progress = Progress { estimated_bytes: backup.size_bytes, ..Progress::default() });
-        let (folder, of, with, stopped) = (self.0.parts.folder.clone(), backup.clone(), opener.clone(), work.stopped());
-        let trust = self.trust().await?;
-        let look = move || look_at_file(&folder, &of, level, with.as_ref(), &trust, &stopped);
-        let (mut checks, contents) = work.blocking(look).await??;
-        if checks.iter().any(|check| !check.passed) {
-            // It may have gone in between.
-            self.check_volume().await?;
-        }
+        let (mut checks, contents) = self.look_or_bring_back(work, &backup, level, opener.as_ref()).await?;
         let mut notices = Vec::new();
         if level == VerifyLevel::Rehearsal && checks.iter().all(|check| check.passed) {
             notices = self.rehearse(work, about, &backup.id, opener.as_ref(), &mut checks).await?;
@@ -142,6 +126,41 @@ impl Holdfast {
             self.note_contents(&backup, &contents, opener.as_ref()).await?;
         }
         Ok(Outcome::Verify(Box::new(verification)))
+    }
+
+    /// Looks at the file. Where that is gone or damaged, and the archive has it whole, this is told, and it is brought back.
+    async fn look_or_bring_back(
+        &self,
+        work: &Arc<Work>,
+        backup: &Backup,
+        level: VerifyLevel,
+        opener: Option<&Opener>,
+    ) -> Result<Looked> {
+        let look = async || {
+            work.phase(Phase::Transferring, "Reads the file.");
+            work.progress(|progress| *progress = Progress { estimated_bytes: backup.size_bytes, ..Progress::default() });
+            let (folder, of, with, stopped) = (self.0.parts.folder.clone(), backup.clone(), opener.cloned(), work.stopped());
+            let trust = self.trust().await?;
+            work.blocking(move || look_at_file(&folder, &of, level, with.as_ref(), &trust, &stopped)).await?
+        };
+        let note = async |(checks, _): &Looked| {
+            let verification = Verification { backup: backup.id.clone(), level, checks: checks.clone(), notices: Vec::new() };
+            self.note_verification(Some(work.id()), &verification).await
+        };
+        let looked = look().await?;
+        let Some(bad) = looked.0.iter().find(|check| !check.passed) else { return Ok(looked) };
+        // It may have gone in between.
+        self.check_volume().await?;
+        let stored = self.0.parts.state.backup(&backup.id).await?;
+        if bad.aspect.level() > VerifyLevel::Checksum || !stored.is_some_and(|stored| self.is_whole_there(&stored)) {
+            return Ok(looked);
+        }
+        note(&looked).await?;
+        self.bring_back(work, backup).await?;
+        let looked = look().await?;
+        // Or a rehearsal would not take it.
+        note(&looked).await?;
+        Ok(looked)
     }
 
     /// Restores the file in a transaction, as a restore does, and rolls it back. Writers of its tables wait meanwhile.

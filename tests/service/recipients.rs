@@ -220,6 +220,9 @@ async fn c05_recipients_that_are_gone_never_make_backups_plain_in_silence() {
     let status = world.backups().await.get_system_status(GetSystemStatusRequest {}).await.unwrap().into_inner();
     assert!(!status.backup_possible && status.restore_possible);
     assert_eq!(status.obstacles[0].reason, "RECIPIENTS_MISSING");
+    assert!(status.encryption_enabled && world.encryption().await.enabled, "they are not plain");
+    let said = world.cli(&["encryption"], "");
+    assert!(String::from_utf8_lossy(&said.stdout).contains("refused: the recipients"), "{said:?}");
     // Said by somebody, it is another matter; and a passphrase helps as well.
     let set = world.try_set_passphrase(Some(PASSPHRASE)).await.unwrap();
     assert!(set.enabled && !set.write_only);

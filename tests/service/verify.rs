@@ -52,7 +52,7 @@ async fn f09_damage_that_a_restore_or_a_preview_meets_is_known_from_then_on() {
     let entries = [world.entry(&first).await, world.entry(&second).await];
     assert_eq!(entries.each_ref().map(Backup::state), [State::Invalid, State::Missing], "{entries:?}");
     assert_eq!(world.value(EVENTS).await, "backup.invalid backup.missing");
-    assert_eq!(world.restore(&first, "").await.unwrap_err().reason, "BACKUP_NOT_READY");
+    assert_eq!(world.restore(&first, "").await.unwrap_err().reason, "BACKUP_CORRUPTED");
     std::fs::write(world.file(&first), good).unwrap();
     assert!(world.verify(&first, VerifyLevel::Checksum, "").await.unwrap().valid);
     world.restore(&first, "").await.unwrap();
@@ -120,7 +120,7 @@ async fn f09_a_damaged_or_missing_file_is_named_not_used_and_used_again_when_it_
         assert!(entry.state() == state && !entry.state_detail.is_empty() && !entry.last_verification.unwrap().valid);
         assert!(entry.retention_position.is_none(), "it counts as a good one");
         let error = world.restore(&backup, "").await.unwrap_err();
-        assert!(["BACKUP_NOT_READY", "BACKUP_FILE_MISSING"].contains(&error.reason.as_str()), "{error:?}");
+        assert!(["BACKUP_CORRUPTED", "BACKUP_FILE_MISSING"].contains(&error.reason.as_str()), "{error:?}");
         // It is put back from elsewhere.
         std::fs::write(world.file(&backup), &whole).unwrap();
         assert!(world.verify(&backup, VerifyLevel::Checksum, "").await.unwrap().valid);
@@ -155,7 +155,7 @@ async fn s01_damage_that_only_a_deep_look_finds_is_not_forgotten_by_a_quick_one(
         assert_eq!(world.entry(&backup).await.state(), State::Invalid, "after {level:?}");
     }
     assert_eq!(world.value(EVENTS).await, "backup.invalid");
-    assert_eq!(world.restore(&backup, "").await.unwrap_err().reason, "BACKUP_NOT_READY");
+    assert_eq!(world.restore(&backup, "").await.unwrap_err().reason, "BACKUP_CORRUPTED");
     world.is_tidy().await;
 }
 

@@ -187,7 +187,8 @@ pub fn set_encryption_request(request: wire::SetEncryptionRequest) -> Result<(Op
 pub fn encryption(state: EncryptionState) -> wire::Encryption {
     let setting = state.setting;
     let note = setting.value.passphrase;
-    let enabled = note.is_some() || !state.recipients.is_empty();
+    // Where recipients are missing, backups are refused, and never plain.
+    let enabled = note.is_some() || !state.recipients.is_empty() || setting.value.recipients;
     let recipient = |recipient: Recipient| wire::Recipient {
         fingerprint: recipient.fingerprint,
         user_id: recipient.user_id,
