@@ -190,8 +190,12 @@ impl Client {
         }
     }
 
-    /// A connection that did not come about says where it should have gone.
+    /// A connection that did not come about, or broke off, says where it went.
     pub fn explained(&self, status: Status) -> Status {
+        if broke_off(&status) {
+            let text = "broke the connection off before it answered; what was asked for may be under way: holdfast operations";
+            return Status::unavailable(format!("{} {text}", self.endpoint));
+        }
         if status.code() == Code::Unavailable && status.details().is_empty() {
             // The last of the causes says most: that the certificate is not trusted, for example.
             let first = std::error::Error::source(&status);
@@ -201,6 +205,11 @@ impl Client {
         }
         status
     }
+}
+
+/// Whether the way to the service is what failed. What a service says has details, or a code of its own.
+pub fn broke_off(status: &Status) -> bool {
+    matches!(status.code(), Code::Unknown | Code::Internal | Code::Cancelled) && status.details().is_empty()
 }
 
 /// A request that is answered at once or not at all.

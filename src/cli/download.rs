@@ -17,7 +17,7 @@ use tonic::{Code, Status};
 
 use super::Session;
 use super::backups::get;
-use super::connect::{Client, pause};
+use super::connect::{Client, broke_off, pause};
 use super::describe;
 use super::names::BackupChoice;
 use super::output::{clean, note};
@@ -223,10 +223,7 @@ fn resumable(problem: &Problem) -> bool {
 
 /// A stream that a proxy or the network cut off is taken up again like one that the service ended.
 pub fn broken(status: Status) -> Status {
-    match status.code() {
-        Code::Unknown | Code::Internal | Code::Cancelled if status.details().is_empty() => Status::unavailable(status.message()),
-        _ => status,
-    }
+    if broke_off(&status) { Status::unavailable(status.message()) } else { status }
 }
 
 /// SHA-256 of all that can be read.
