@@ -1,7 +1,7 @@
 # The first build takes several minutes (see README.md), later ones seconds.
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 
-.PHONY: test test-long demo dev dev-stop lint sbom notices setup
+.PHONY: test test-long fuzz demo dev dev-stop lint sbom notices setup
 
 # Everything that is checked before a change is accepted.
 test: lint
@@ -10,6 +10,10 @@ test: lint
 # The service tests with every place and hundreds of rounds: hours. Those of some hazards: make test-long ONLY='f03_ s05_'
 test-long: setup
 	HOLDFAST_LONG_TESTS=1 cargo test --locked --test service -- --nocapture $(ONLY)
+
+# Hostile bytes for each parser, SECONDS long; what reaches new code is found in fuzz/target/corpus.
+fuzz: setup
+	deploy/dev/fuzz.sh run $(or $(SECONDS),60)
 
 # A backup and a restore before your eyes. Leaves nothing behind.
 demo: setup

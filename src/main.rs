@@ -1,5 +1,6 @@
 //! The program: arguments in, exit code out. `holdfast serve` is the service, everything else its client.
 
+use std::alloc::System;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,11 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use zeroizing_alloc::ZeroAlloc;
+
+/// Memory is overwritten when it is freed: passphrases and rows pass through buffers that are not ours, of HTTP/2 and gRPC.
+#[global_allocator]
+static MEMORY: ZeroAlloc<System> = ZeroAlloc(System);
 
 /// How long a restore that is committing may take to end, once the service is asked to stop.
 const COMMIT: Duration = Duration::from_secs(60);

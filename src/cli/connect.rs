@@ -147,6 +147,10 @@ impl Client {
         loop {
             match self.within(limit, &call).await {
                 Err(Problem::Call(status)) if status.code() == Code::Unavailable && attempt + 1 < ATTEMPTS => {
+                    // Not for a hiccup.
+                    if attempt == 1 {
+                        note(&format!("trying again: {}", clean(status.message())));
+                    }
                     sleep(pause(attempt)).await;
                     attempt += 1;
                 }

@@ -38,6 +38,12 @@ pub use tls::{Tls, TlsFiles};
 
 use crate::operations::Holdfast;
 
+/// For `fuzz/`, and nobody else: where what callers send becomes values.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    pub use super::convert::{backup, event, fields, lock, operation, settings};
+}
+
 /// What differs between installations.
 #[derive(Debug, Clone)]
 pub struct Settings {

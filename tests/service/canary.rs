@@ -34,6 +34,11 @@ pub fn absent(secret: &str, bytes: &[u8], place: &str) {
     search(&forms(secret), bytes, place);
 }
 
+/// Whether it is in it, in any form.
+pub fn shows(secret: &str, bytes: &[u8]) -> bool {
+    AhoCorasick::new(forms(secret)).unwrap().is_match(bytes)
+}
+
 fn search(forms: &[Vec<u8>], bytes: &[u8], place: &str) {
     if let Some(found) = AhoCorasick::new(forms).unwrap().find(bytes) {
         let around = &bytes[found.start().saturating_sub(200)..bytes.len().min(found.end() + 50)];
