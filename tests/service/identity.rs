@@ -280,7 +280,8 @@ async fn each_role_may_call_what_the_table_says_and_learns_of_nothing_else_wheth
     let callers = [
         ("backup-admin", provider.token("root", &["offline_access", "backup-admin"])),
         ("backup-operator", provider.token("olga", &["backup-operator"])),
-        ("scheduler", provider.token("bound-scheduler", &[])),
+        // A binding goes before what a token says.
+        ("scheduler", provider.token("bound-scheduler", &["backup-admin"])),
         ("update-service", provider.token("updater", &["update-service"])),
         ("monitoring", UPDATE_TOKEN.to_owned()),
         ("nobody", provider.token("alice", &["Backup-Admin", "admin"])),

@@ -20,7 +20,7 @@ pub(super) fn gpg(home: &Path, arguments: &[&str], file: &Path) -> Vec<u8> {
 }
 
 #[test]
-fn c14_c19_gpg_tar_and_zstd_open_a_file_and_it_tells_nothing_without_the_passphrase() {
+fn c14_c18_c19_gpg_tar_and_zstd_open_a_file_and_it_tells_nothing_without_the_passphrase() {
     let folder = tempfile::tempdir().unwrap();
     let home = folder.path().join("gnupg");
     std::fs::create_dir(&home).unwrap();
