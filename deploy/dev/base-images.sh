@@ -56,8 +56,8 @@ printf '%s\n' 'root:x:0:' 'nonroot:x:65532:' 'nogroup:x:65534:' >"$runtime/etc/g
 echo 'hosts: files dns' >"$runtime/etc/nsswitch.conf"
 chmod 1777 "$runtime/tmp"
 # Programs (all of them are for a shell), character sets that nobody converts to, and documentation but the licences.
-rm -rf "$runtime"/{bin,sbin,usr/bin,usr/sbin,var,root,home,boot,media,mnt,opt,srv} "$runtime"/usr/lib/*/{gconv,audit,engines-3} \
-    "$runtime"/usr/share/{base-files,man,lintian,info,locale,dict,ca-certificates}
+rm -rf "${runtime:?}"/{bin,sbin,usr/bin,usr/sbin,var,root,home,boot,media,mnt,opt,srv} "${runtime:?}"/usr/lib/*/{gconv,audit,engines-3} \
+    "${runtime:?}"/usr/share/{base-files,man,lintian,info,locale,dict,ca-certificates}
 mkdir -p "$runtime/usr/bin" "$runtime/var/lib"
 find "$runtime/usr/share/doc" -type f ! -name copyright -delete
 find "$runtime" -xdev -type f -perm /6000 | grep -q . && fail "something in the runtime is set-uid"

@@ -48,7 +48,7 @@ built() { # name, directory, package
 directory() { go mod download -json "$1" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p'; }
 
 made_schemas() {
-    local swagger crds crd build=$cache/build.$$
+    local swagger crds build=$cache/build.$$
     swagger=$(directory "$kubernetes")/api/openapi-spec/swagger.json
     crds=("$(directory "$operator")/example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml"
         "$(directory "$operator")/example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml"

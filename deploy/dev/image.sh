@@ -60,7 +60,7 @@ build() {
 }
 
 # Whatever was started is ended, and nothing else.
-dir= container=
+dir='' container=''
 finish() {
     [[ -z $container ]] || podman rm --force --time 5 "$container" >/dev/null 2>&1 || true
     if [[ -n $dir ]]; then
@@ -97,7 +97,6 @@ run() { # options... -- arguments of holdfast
 }
 
 start() {
-    local name
     container=holdfast-test-$$
     run --detach --name "$container" --volume "$dir/backups:/backups" --env HOLDFAST_LISTEN="127.0.0.1:$port" --env HOLDFAST_FOLDER=/backups \
         --env HOLDFAST_DATABASE__HOST=127.0.0.1 --env HOLDFAST_DATABASE__PORT="$(<"$dir/postgres/port")" \
@@ -122,7 +121,7 @@ stop() { # ends as a cluster ends it
     code=$(podman inspect --format '{{.State.ExitCode}}' "$container")
     [[ $code == 0 ]] || { podman logs "$container" >&2; fail "asked to stop, it ends with $code"; }
     podman rm "$container" >/dev/null
-    container=
+    container=''
 }
 
 # From the start of the process to its word that it has begun, in ms.
@@ -137,7 +136,10 @@ client() { run --rm --env HOLDFAST_ENDPOINT="http://127.0.0.1:$port" -- --token-
 
 test_it() {
     local size fastest=1000000 ms before after
-    has podman && has runc || { echo "SKIPPED: the container; podman and runc run it: apt-get install podman buildah runc" >&2; return; }
+    if ! has podman || ! has runc; then
+        echo "SKIPPED: the container; podman and runc run it: apt-get install podman buildah runc" >&2
+        return
+    fi
     podman image exists "$image" || fail "there is no $image; image.sh build makes it"
     trap finish EXIT
     dir=$(mktemp -d "${TMPDIR:-/var/tmp}/holdfast-image.XXXXXX")
