@@ -43,8 +43,8 @@ LABEL org.opencontainers.image.title="Holdfast" \
     org.opencontainers.image.created="${CREATED}" \
     org.opencontainers.image.source="${SOURCE}"
 COPY --from=build /out/holdfast /usr/bin/holdfast
-# What has to go with a binary that is given away.
-COPY LICENSE NOTICE /usr/share/doc/holdfast/
+# What has to go with a binary that is given away; `make notices` before `make image` makes the rest of it.
+COPY LICENSE NOTICE target/notice[s] /usr/share/doc/holdfast/
 # Nothing is written but the backup folder, so any user does, and the root file system may be read-only.
 USER 65532:65532
 # gRPC, health, metrics

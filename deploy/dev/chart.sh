@@ -87,8 +87,10 @@ install() {
 
 rendered() { "$helm" template holdfast "$chart" --namespace holdfast --kube-version "${kubernetes#*@}" "$@"; } # arguments of helm
 of_kubernetes() { # the manifests for those who do not use Helm
-    echo "# Holdfast in the namespace \`holdfast\`, without Helm: what the chart makes of helm/holdfast/ci/default-values.yaml. Replace the image, the"
-    echo "# database and the names of the Secrets. Made by deploy/dev/chart.sh renew; not to be edited here."
+    echo "# Holdfast without Helm: kubectl --namespace holdfast apply --filename deploy/kubernetes/holdfast.yaml"
+    echo "#"
+    echo "# It is what the chart makes of helm/holdfast/ci/default-values.yaml: replace the image, the database and the names of the Secrets, which"
+    echo "# helm/holdfast/README.md tells how to make. Made by deploy/dev/chart.sh renew, so a copy is what to edit."
     rendered -f "$chart/ci/default-values.yaml" --skip-tests | sed -e '/^# Source: /d' -e '/helm.sh\/chart:/d' \
         -e 's/\(managed-by:\) Helm/\1 kubectl/' -e '/^  annotations:$/{N;N;/resource-policy/d}'
 }

@@ -52,6 +52,7 @@ build() {
         trap finish EXIT
         mkdir -p "$context/out"
         cp "$root/LICENSE" "$root/NOTICE" "$context"
+        [[ ! -d $root/target/notices ]] || (cd "$root" && cp --parents -r target/notices "$context")
         cp "$PROGRAM" "$context/out/holdfast"
         sed -n -e '/^ARG RUNTIME=/p' -e '/^FROM ${RUNTIME}/,$p' "$root/Dockerfile" | sed 's/^COPY --from=build /COPY /; s#COPY /out/#COPY out/#' >"$file"
     fi
