@@ -25,9 +25,10 @@ COPY proto proto
 COPY deploy/catalog.toml deploy/catalog.toml
 COPY deploy/supply deploy/supply
 COPY src src
+RUN touch build.rs src/*.rs && CARGO_NET_OFFLINE=${CARGO_NET_OFFLINE} cargo build --locked --release --bin holdfast
+# Not before: C code is compiled anew when this changes.
 ARG SOURCE_DATE_EPOCH=0
-RUN touch build.rs src/*.rs && CARGO_NET_OFFLINE=${CARGO_NET_OFFLINE} cargo build --locked --release --bin holdfast && \
-    install -D target/release/holdfast /out/holdfast && touch --date="@${SOURCE_DATE_EPOCH}" /out/holdfast
+RUN install -D target/release/holdfast /out/holdfast && touch --date="@${SOURCE_DATE_EPOCH}" /out/holdfast
 
 FROM ${RUNTIME}
 ARG VERSION=0.1.0
