@@ -1,7 +1,7 @@
 # The first build takes several minutes (see README.md), later ones seconds.
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 
-.PHONY: test test-long fuzz demo dev dev-stop lint sbom notices setup
+.PHONY: test test-long fuzz demo dev dev-stop lint chart-test image image-test sbom notices setup
 
 # Everything that is checked before a change is accepted.
 test: lint
@@ -31,6 +31,20 @@ lint: setup
 	cargo clippy --locked --all-targets -- -D warnings
 	deploy/dev/deny.sh install
 	deploy/dev/deny.sh check
+
+# The Helm chart, the manifests, the alerts: without a cluster. The first time, building helm takes some minutes.
+chart-test: setup
+	cargo build --locked
+	deploy/dev/chart.sh install
+	deploy/dev/chart.sh check
+
+# The container, with docker, podman or buildah; where no registry is reachable: deploy/dev/base-images.sh before.
+image:
+	deploy/dev/image.sh build
+
+# Runs the container: a backup and a restore, as nobody in particular and with nothing to write but the folder.
+image-test:
+	deploy/dev/image.sh test
 
 # What is in the program: CycloneDX, in target/holdfast.cdx.json.
 sbom: setup

@@ -1,6 +1,6 @@
 //! What Prometheus is told: of good files, damaged ones, runs of the schedule, and space.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -116,4 +116,12 @@ async fn metrics_tell_of_the_archive_and_what_it_has_is_not_lost() {
     let (values, text) = scrape(&address(&world));
     assert!((values["backup_archive_failing"] - 1.0).abs() < 0.5 && values["backup_archive_backlog"] > 0.5, "{text}");
     assert!(values["backup_archive_oldest_waiting_timestamp_seconds"] > 0.0, "{text}");
+
+    // Here is every figure that there can be: alerts and dashboard ask for no other.
+    let known: BTreeSet<_> = values.keys().filter_map(|series| series.split('{').next()).collect();
+    for asked in [include_str!("../../helm/holdfast/files/alerts.yaml"), include_str!("../../deploy/grafana/holdfast.json")] {
+        let words = asked.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+        let names: BTreeSet<_> = words.filter(|word| word.starts_with("backup_")).collect();
+        assert!(names.len() > 10 && names.is_subset(&known), "nobody exports {:?}", names.difference(&known));
+    }
 }
