@@ -22,7 +22,7 @@ dev: setup
 dev-stop:
 	deploy/dev/dev.sh down
 
-# Holdfast beside what people use instead, on the same data: docs/benchmark.md. Takes the machine for an hour; SCALE=0.1 is a tenth of the data.
+# Holdfast beside what people use instead, on the same data: docs/benchmark.md. About an hour, with the machine for itself; SCALE=0.1 is a tenth of the data.
 bench: setup
 	python3 -B tests/bench compare
 

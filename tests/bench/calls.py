@@ -1,6 +1,7 @@
 """What callers and the platform feel: the latency of calls with many files, and that of the platform beside a backup."""
 
 import base64
+import concurrent.futures
 import hashlib
 import io
 import json
@@ -10,7 +11,6 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-import threading
 import uuid
 
 import data
@@ -35,7 +35,9 @@ def ghz():
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="build.", dir=cache) as build:
         env = {**os.environ, "GOBIN": build, "GOFLAGS": "-buildvcs=false"}
-        built = subprocess.run(["go", "install", f"github.com/bojand/ghz/cmd/ghz@{GHZ_VERSION}"], env=env, capture_output=True, check=False)
+        built = subprocess.run(
+            ["go", "install", f"github.com/bojand/ghz/cmd/ghz@{GHZ_VERSION}"], env=env, capture_output=True, check=False
+        )
         if built.returncode:
             print(built.stderr.decode()[-1000:])
             return None
@@ -47,14 +49,14 @@ def ghz():
 def small_service(world, database):
     """A service on a small platform, whose files nobody needs a passphrase for."""
     service = worlds.Service(world, database, data.many_tables(world, database, 5, 1000), encrypted=False)
-    service.command("backup")
+    service.backup()
     return service
 
 
 def plant(service, first, last):
     """Whole backup files with these numbers in the folder of a service: each a copy of the latest one that is another backup, with
     its own id in manifest and name. Nobody has signed them, so the next start takes them for backups of somebody else."""
-    packed = service.latest_file()
+    packed = service.file
     plain = subprocess.run(["zstd", "-q", "-d", "-c", packed], stdout=subprocess.PIPE, check=True).stdout
     with tarfile.open(fileobj=io.BytesIO(plain)) as archive:
         members = [(member, archive.extractfile(member).read()) for member in archive if member.name != "signature.asc"]
@@ -82,23 +84,25 @@ def plant(service, first, last):
 
 
 def known(service, expected):
-    """All that were planted are in the list. Pinned, so that the next backup does not give them up: by SQL, as UpdateBackup writes it,
-    since ten thousand calls would take long."""
+    """All that were planted are in the list. They are pinned, so that the next backup does not give them up: by SQL, as
+    UpdateBackup writes it, since ten thousand calls would take long."""
     found = int(service.world.sql("select count(*) from holdfast.backup where body->>'uid' is not null", service.database))
     if found < expected:
         raise measure.Failed(f"{expected} files were planted, but only {found} are known: {service.log.read_text()[-1000:]}")
-    service.world.sql("""update holdfast.backup set body = body || '{"pinned": true}'; vacuum (analyze) holdfast.backup""", service.database)
+    pin = """update holdfast.backup set body = body || '{"pinned": true}'; vacuum (analyze) holdfast.backup"""
+    service.world.sql(pin, service.database)
 
 
 def load(program, service, call, request, callers):
-    """Calls for some seconds by so many callers at a time. Latencies in ms, calls a second, and CPU of service and PostgreSQL for a call."""
-    metadata = service.world.secret("ghz.json", json.dumps({"authorization": f"Bearer {(service.world.dir / 'secrets/token').read_text()}"}))
+    """Calls for some seconds by so many callers at a time: latencies in ms, calls a second, and CPU of service and PostgreSQL."""
+    token = (service.world.dir / "secrets/token").read_text()
+    metadata = service.world.secret("ghz.json", json.dumps({"authorization": f"Bearer {token}"}))
+    proto = worlds.ROOT / "proto"
+    command = [program, "--insecure", "--proto", proto / "holdfast/backup/v1/backup_service.proto", "-i", proto]
+    command += ["--call", f"holdfast.backup.v1.BackupService/{call}", "-d", json.dumps(request), "--metadata-file", metadata]
+    command += [*f"-c {callers} -z {SECONDS}s --duration-stop wait -O json".split(), f"127.0.0.1:{service.port}"]
     before = measure.tree_cpu(service.process.pid), measure.tree_cpu(service.world.postmaster())
-    made = subprocess.run([
-        program, "--insecure", "--proto", worlds.ROOT / "proto/holdfast/backup/v1/backup_service.proto", "-i", worlds.ROOT / "proto",
-        "--call", f"holdfast.backup.v1.BackupService/{call}", "-d", json.dumps(request), "--metadata-file", metadata,
-        "-c", str(callers), "-z", f"{SECONDS}s", "--duration-stop", "wait", "-O", "json", f"127.0.0.1:{service.port}",
-    ], env=worlds.clean_env(), capture_output=True, text=True, check=False)
+    made = subprocess.run(command, env=worlds.clean_env(), capture_output=True, text=True, check=False)
     after = measure.tree_cpu(service.process.pid), measure.tree_cpu(service.world.postmaster())
     if made.returncode:
         raise measure.Failed(f"ghz: {made.stderr.strip()[-500:]}")
@@ -107,8 +111,14 @@ def load(program, service, call, request, callers):
     if good != told["count"]:
         raise measure.Failed(f"{call}: {told['statusCodeDistribution']}, {list(told.get('errorDistribution') or {})[:1]}")
     percentiles = {entry["percentage"]: entry["latency"] / 1e6 for entry in told["latencyDistribution"]}
-    return {"calls": good, "rate": told["rps"], "p50": percentiles[50], "p99": percentiles[99],
-            "cpu_ms": (after[0] - before[0]) / good * 1000, "server_cpu_ms": (after[1] - before[1]) / good * 1000}
+    return {
+        "calls": good,
+        "rate": told["rps"],
+        "p50": percentiles[50],
+        "p99": percentiles[99],
+        "cpu_ms": (after[0] - before[0]) / good * 1000,
+        "server_cpu_ms": (after[1] - before[1]) / good * 1000,
+    }
 
 
 def service_figures(world, say):
@@ -125,8 +135,9 @@ def service_figures(world, say):
         planted = files
         service.start()
         known(service, files)
-        for what, call, request, callers in [("ListBackups, one caller", "ListBackups", {}, 1), ("GetBackup, one caller", "GetBackup", {"name": name}, 1),
-                                             ("GetBackup, 50 callers", "GetBackup", {"name": name}, 50)]:
+        named = {"name": name}
+        for call, request, callers in [("ListBackups", {}, 1), ("GetBackup", named, 1), ("GetBackup", named, 50)]:
+            what = f"{call}, {callers} caller{'s' if callers > 1 else ''}"
             figures = load(program, service, call, request, callers)
             rows.append((what, files, figures))
             say(f"{what:<26} {files:>6} files  {figures['rate']:8.0f}/s  p99 {figures['p99']:8.2f} ms")
@@ -135,29 +146,36 @@ def service_figures(world, say):
 
 
 def beside(service, contest, rounds, say):
-    """Latencies of the platform, in ms, with nothing beside it, a backup by Holdfast, or one by pg_dump, one after the other without a gap."""
-    scripts = {"reads": "select * from bench.measurement where id = :id;", "writes": "update bench.measurement set value = value + 1 where id = :id;"}
+    """Latencies of the platform, in ms, with nothing beside it, and with one backup after the other, by Holdfast or pg_dump."""
+    scripts = {
+        "reads": "select * from bench.measurement where id = :id;",
+        "writes": "update bench.measurement set value = value + 1 where id = :id;",
+    }
     world = service.world
     rows = world.sql("select max(id) from bench.measurement", service.database)
     work = world.dir / "pgbench"
     work.mkdir()
-    command = ["pgbench", "-n", "-c", "4", "-j", "1", "-R", "200", "-T", str(SECONDS), "-l", "-D", f"rows={rows}"]
+    command = ["pgbench", "-n", "-c", "4", "-j", "1", "-R", "200", "-T", str(SECONDS), "-D", f"rows={rows}"]
+    command += ["-l", f"--log-prefix={work}/log"]
     for name, text in scripts.items():
         (work / name).write_text(f"\\set id random(1, :rows)\n{text}\n")
         command += ["-f", str(work / name)]
     service.start()
-    neighbours = {"alone": None, "beside backups by Holdfast": service.backup,
-                  "beside pg_dump -Fc | gpg -c": lambda: contest.pipe([[*peers.DUMP, "-Fc"], contest.encrypt], contest.custom)}
+    neighbours = {
+        "alone": None,
+        "beside backups by Holdfast": service.backup,
+        "beside pg_dump -Fc | gpg -c": lambda: contest.pipe([[*peers.DUMP, "-Fc"], contest.encrypt], contest.custom),
+    }
     found = {}
-    for number in range(rounds):
+    for _ in range(rounds):
         for who, neighbour in neighbours.items():
             world.sql("checkpoint")
             os.sync()
-            bench = threading.Thread(target=lambda: measure.pipeline([[*command, f"--log-prefix={work}/log"]], world.env(service.database, "platform")))
-            bench.start()
-            while neighbour and bench.is_alive():
-                neighbour()
-            bench.join()
+            with concurrent.futures.ThreadPoolExecutor() as apart:
+                bench = apart.submit(measure.pipeline, [command], world.env(service.database, "platform"))
+                while neighbour and not bench.done():
+                    neighbour()
+            bench.result()
             for log in work.glob("log.*"):
                 for line in log.read_text().splitlines():
                     words = line.split()

@@ -4,18 +4,33 @@ import math
 from html import escape
 
 STYLE = """<style>
-text { font: 13px system-ui, sans-serif; fill: #24292f } .small { font-size: 11px; fill: #57606a } .title { font-size: 15px; font-weight: 600 }
-.ours { fill: #1a7f64 } .other { fill: #8c959f } .grid { stroke: #d0d7de; stroke-width: 1 }
-.line0 { stroke: #1a7f64 } .line1 { stroke: #0969da } .line2 { stroke: #bc4c00 } .dot0 { fill: #1a7f64 } .dot1 { fill: #0969da } .dot2 { fill: #bc4c00 }
+text { font: 13px system-ui, sans-serif; fill: #24292f }
+.small { font-size: 11px; fill: #57606a }
+.title { font-size: 15px; font-weight: 600 }
+.ours { fill: #1a7f64 }
+.other { fill: #8c959f }
+.grid { stroke: #d0d7de }
 polyline { fill: none; stroke-width: 2 }
+.line0 { stroke: #1a7f64 }
+.line1 { stroke: #0969da }
+.dot0 { fill: #1a7f64 }
+.dot1 { fill: #0969da }
 @media (prefers-color-scheme: dark) {
-text { fill: #e6edf3 } .small { fill: #9198a1 } .ours { fill: #3fb68b } .other { fill: #656c76 } .grid { stroke: #3d444d }
-.line0 { stroke: #3fb68b } .line1 { stroke: #4493f8 } .line2 { stroke: #f0883e } .dot0 { fill: #3fb68b } .dot1 { fill: #4493f8 } .dot2 { fill: #f0883e } }
+  text { fill: #e6edf3 }
+  .small { fill: #9198a1 }
+  .ours, .dot0 { fill: #3fb68b }
+  .other { fill: #656c76 }
+  .grid { stroke: #3d444d }
+  .line0 { stroke: #3fb68b }
+  .line1 { stroke: #4493f8 }
+  .dot1 { fill: #4493f8 }
+}
 </style>"""
 
 
 def svg(width, height, parts, title):
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" aria-label="{escape(title)}">'
+    size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label="{escape(title)}">'
     return "\n".join([head, f"<title>{escape(title)}</title>", STYLE, *parts, "</svg>"]) + "\n"
 
 
@@ -33,14 +48,17 @@ def bars(groups):
         for name, seconds, ours in entries:
             y += 24
             length = max(1, seconds / longest * (width - left - 70))
-            parts += [text(left - 10, y, name, anchor="end"), f'<rect x="{left}" y="{y - 13}" width="{length:.1f}" height="16" rx="2" class="{"ours" if ours else "other"}"/>',
-                      text(left + length + 6, y, f"{seconds:.1f} s" if seconds >= 1 else f"{seconds:.2f} s", "small")]
+            parts += [
+                text(left - 10, y, name, anchor="end"),
+                f'<rect x="{left}" y="{y - 13}" width="{length:.1f}" height="16" rx="2" class="{"ours" if ours else "other"}"/>',
+                text(left + length + 6, y, f"{seconds:.1f} s" if seconds >= 1 else f"{seconds:.2f} s", "small"),
+            ]
         y += 14
     return svg(width, y + 10, parts, ", ".join(title for title, _ in groups))
 
 
 def lines(panels):
-    """Panels of (title, unit, [(label, x)], {name: [y]}), side by side, logarithmic both ways, so that what is linear is straight."""
+    """Panels of (title, unit, [(label, x)], {name: [y]}), side by side, logarithmic both ways."""
     width, height, top, bottom, gap = 300, 260, 44, 40, 62
     parts = []
     for place, (title, unit, ticks, series) in enumerate(panels):
@@ -58,14 +76,18 @@ def lines(panels):
 
         parts.append(text(left, 20, title, "title"))
         for power in range(low, high + 1):
-            parts += [f'<line x1="{left}" x2="{left + width - 20}" y1="{up(10**power):.1f}" y2="{up(10**power):.1f}" class="grid"/>',
-                      text(left - 6, up(10**power) + 4, f"{10**power:g} {unit}", "small", "end")]
+            parts += [
+                f'<line x1="{left}" x2="{left + width - 20}" y1="{up(10**power):.1f}" y2="{up(10**power):.1f}" class="grid"/>',
+                text(left - 6, up(10**power) + 4, f"{10**power:g} {unit}", "small", "end"),
+            ]
         for label, x in ticks:
             parts.append(text(across(x), height - bottom + 18, label, "small", "middle"))
         for number, (name, ys) in enumerate(series.items()):
             points = [(across(x), up(y)) for (_, x), y in zip(ticks, ys)]
             parts.append(f'<polyline class="line{number}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}"/>')
             parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" class="dot{number}"/>' for x, y in points]
-            parts += [f'<circle cx="{left + 8 + number * 110}" cy="{height - 8}" r="4" class="dot{number}"/>',
-                      text(left + 16 + number * 110, height - 4, name, "small")]
+            parts += [
+                f'<circle cx="{left + 8 + number * 110}" cy="{height - 8}" r="4" class="dot{number}"/>',
+                text(left + 16 + number * 110, height - 4, name, "small"),
+            ]
     return svg(len(panels) * (width + gap) + gap, height + 6, parts, ", ".join(panel[0] for panel in panels))

@@ -65,10 +65,10 @@ from pg_catalog.generate_series(1, greatest(100, (4500000 * :scale)::bigint)) as
 
 insert into bench.document
 select i, pg_catalog.md5(:'seed' || 'key' || i)::uuid, pg_catalog.jsonb_build_object('number', i, 'state', pg_temp.pick('state', i, '{open,closed,late}'),
-    'total', pg_temp.number('total', i, 10000000) / 100.0, 'customer', pg_catalog.md5(:'seed' || 'customer' || i % 50000), 'text', pg_temp.words('text', i, 36),
+    'total', round(pg_temp.number('total', i, 10000000) / 100.0, 2), 'customer', pg_catalog.md5(:'seed' || 'customer' || i % 50000), 'text', pg_temp.words('text', i, 44),
     'tags', pg_catalog.jsonb_build_array(pg_temp.pick('tag', i, '{a,b,c,d}'), pg_temp.pick('tag', -i, '{e,f,g,h}')),
     'lines', (select pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('article', pg_catalog.md5('article' || pg_temp.number('article', i * 8 + line, 100000)),
-        'count', pg_temp.number('count', i * 8 + line, 100), 'price', pg_temp.number('price', i * 8 + line, 100000) / 100.0))
+        'count', pg_temp.number('count', i * 8 + line, 100), 'price', round(pg_temp.number('price', i * 8 + line, 100000) / 100.0, 2)))
         from pg_catalog.generate_series(1, 4) as line))
 from pg_catalog.generate_series(1, greatest(20, (600000 * :scale)::bigint)) as i;
 

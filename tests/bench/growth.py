@@ -35,20 +35,31 @@ def run(out, seed, rounds, say):
     # As many locks as there are tables and indexes are held at a time.
     with worlds.World(6 * largest() + (3 << 30), max_locks_per_transaction="1024") as world:
         say("==> By the size of the data")
-        sizes = [both(world, f"{size // 10**6} MB", data.fill(world, "platform", size / data.BYTES, seed, tables=10), rounds, say)
-                 for size in powers(10 * 10**6, largest())]
+        sizes = []
+        for size in powers(10 * 10**6, largest()):
+            catalog = data.fill(world, "platform", size / data.BYTES, seed, tables=10)
+            sizes.append(both(world, f"{size // 10**6} MB", size, catalog, rounds, say))
         say(f"==> By the number of tables, with {ROWS} rows in all")
-        tables = [both(world, f"{count} tables", data.many_tables(world, "platform", count, ROWS), rounds, say) for count in powers(1, MOST)]
+        tables, refusal = [], ""
+        for count in powers(1, MOST):
+            catalog = data.many_tables(world, "platform", count, ROWS)
+            try:
+                tables.append(both(world, f"{count:,}", count, catalog, rounds, say))
+            except measure.Failed as error:
+                # That so many tables are too many is a result, too.
+                refusal = f"{count:,} tables: {error}"
+                say(refusal)
+                break
         say("==> By the number of files")
         files = by_files(world, rounds, say)
         facts = report.machine(world)
-    report.growth(out, facts, seed, rounds, sizes, tables, files, ROWS)
+    report.growth(out, facts, seed, rounds, sizes, tables, files, f"{ROWS:,} rows in all. {refusal}")
 
 
-def both(world, what, catalog, rounds, say):
+def both(world, what, count, catalog, rounds, say):
     """Backups of a platform, and restores of it into its emptied tables."""
-    service = worlds.Service(world, "platform", catalog)
     backups, restores = [], []
+    service = worlds.Service(world, "platform", catalog)
     for _ in range(rounds):
         service.start()
         backups.append(measure.measured(world, service.backup))
@@ -61,10 +72,10 @@ def both(world, what, catalog, rounds, say):
         data.expect(world, "platform", wanted, "holdfast")
     service.stop()
     shutil.rmtree(service.folder)
-    found = {"what": what, "bytes": size, "backup": measure.median(backups), "restore": measure.median(restores)}
+    found = {"what": what, "count": count, "bytes": size}
+    found |= {"backup": measure.median(backups), "restore": measure.median(restores)}
     for kind in ["backup", "restore"]:
-        one = found[kind]
-        say(f"{what:<14} {kind:<8} {one.wall:8.2f} s  {one.cpu:7.2f} + {one.server_cpu:6.2f} s CPU  {one.more['service'] / 1e6:5.0f} MB")
+        say(f"{what:<14} {kind:<8} {found[kind]}")
     return found
 
 
@@ -87,10 +98,8 @@ def by_files(world, rounds, say):
         service.start()
         start = time.monotonic() - started
         get = measure.measured(world, lambda: service.cost("show", name))
-        found = {"what": f"{files} files", "files": files, "backup": measure.median(backups), "start": start, "get": get.wall}
+        found = {"what": f"{files:,}", "count": files, "backup": measure.median(backups), "start": start, "get": get.wall}
         rows.append(found)
-        say(f"{files:>6} files  start {start:6.2f} s  show {get.wall:6.3f} s  backup {found['backup'].wall:6.2f} s  "
-            f"{found['backup'].more['service'] / 1e6:5.0f} MB")
+        say(f"{files:>6} files  start {start:6.2f} s  show {get.wall:6.3f} s  backup {found['backup']}")
     service.stop()
     return rows
-

@@ -6,7 +6,7 @@ import statistics
 import subprocess
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 TICK = os.sysconf("SC_CLK_TCK")
 SAMPLE_SECONDS = 0.05
@@ -30,15 +30,17 @@ class Cost:
     """Of the file that was made, or 0."""
     more: dict = field(default_factory=dict)
 
+    def __str__(self):
+        return f"{self.wall:8.2f} s  {self.cpu:7.2f} + {self.server_cpu:6.2f} s CPU  {self.memory / 1e6:6.0f} MB"
+
+
+FIGURES = [each.name for each in fields(Cost) if each.name != "more"]
+
 
 def median(costs):
     """Each figure is the median of its own."""
-    def of(figure):
-        values = [value for value in map(figure, costs) if value is not None]
-        return statistics.median(values) if values else None
-
-    figures = {name: of(lambda cost: getattr(cost, name)) for name in ["wall", "cpu", "server_cpu", "memory", "wal", "size"]}
-    return Cost(**figures, more={name: of(lambda cost: cost.more[name]) for name in costs[0].more})
+    figures = {name: statistics.median(getattr(cost, name) for cost in costs) for name in FIGURES}
+    return Cost(**figures, more={name: statistics.median(cost.more[name] for cost in costs) for name in costs[0].more})
 
 
 def _stat(pid):
@@ -124,8 +126,14 @@ def pipeline(commands, env, out=None, lines=None):
     try:
         for place, command in enumerate(commands):
             last = place == len(commands) - 1
-            process = subprocess.Popen(command, env=env, stdin=source, stdout=sink if last else subprocess.PIPE,
-                                       stderr=subprocess.PIPE, start_new_session=True)
+            process = subprocess.Popen(
+                command,
+                env=env,
+                stdin=source,
+                stdout=sink if last else subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
             if place:
                 source.close()  # The one before it must notice when this one ends.
             source = process.stdout

@@ -21,7 +21,9 @@ class Group:
     def __init__(self, path, version):
         self.version = version
         self.path = pathlib.Path(tempfile.mkdtemp(prefix="holdfast-bench-", dir=path))
-        limits = {"memory.max": LIMIT, "memory.swap.max": 0} if version == 2 else {"memory.limit_in_bytes": LIMIT, "memory.memsw.limit_in_bytes": LIMIT}
+        limits = {"memory.max": LIMIT, "memory.swap.max": 0}
+        if version == 1:
+            limits = {"memory.limit_in_bytes": LIMIT, "memory.memsw.limit_in_bytes": LIMIT}
         try:
             for name, value in limits.items():
                 # A kernel without swap accounting has no file for it.
@@ -54,7 +56,8 @@ def group():
         if kind == "cgroup2" and "" in own:
             # The nearest that gives its children limits of memory. One with processes of its own cannot.
             here = pathlib.Path(at) / own[""]
-            tries += [(place, 2) for place in [here, *here.parents] if place.is_relative_to(at) and "memory" in _text(place / "cgroup.subtree_control")]
+            places = [place for place in [here, *here.parents] if place.is_relative_to(at)]
+            tries += [(place, 2) for place in places if "memory" in _words(place / "cgroup.subtree_control")]
         if kind == "cgroup" and at.endswith("/memory") and "memory" in own:
             tries.append((pathlib.Path(at) / own["memory"], 1))
     for place, version in tries:
@@ -65,7 +68,7 @@ def group():
     return None
 
 
-def _text(path):
+def _words(path):
     try:
         return path.read_text().split()
     except OSError:
@@ -108,7 +111,10 @@ def _run(world, limit, say):
         say(f"{what:<28} {cost.wall:7.1f} s  {cost.more['service'] >> 20:5} MiB")
 
     def damage():
-        world.sql("update bench.letter set content = reverse(content) where id % 2 = 0; delete from bench.picture where id % 3 = 0", "platform")
+        world.sql(
+            "update bench.letter set content = reverse(content) where id % 2 = 1; delete from bench.picture where id % 3 = 1",
+            "platform",
+        )
 
     def nothing():
         pass

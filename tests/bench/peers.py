@@ -5,7 +5,7 @@ import pathlib
 import shutil
 import subprocess
 from dataclasses import dataclass
-from typing import Callable
+from collections.abc import Callable
 
 import data
 import measure
@@ -18,6 +18,7 @@ BACKUP, EMPTY, CHANGED = "Backup", "Restore into an empty database", "Restore wi
 @dataclass
 class Way:
     """One way to do it. `prepare` and `check` are not counted."""
+
     group: str
     """Those of one group do the same, and are compared with what is called `holdfast` there."""
     name: str
@@ -35,7 +36,8 @@ class Contest:
         self.files = world.dir / "files"
         self.files.mkdir()
         self.custom, self.folder = self.files / "custom.gpg", self.files / "folder"
-        self.gpg = ["gpg", "--batch", "--yes", "--quiet", "--pinentry-mode", "loopback", "--passphrase-file", str(world.passphrase_file)]
+        quietly = "--batch --yes --quiet --pinentry-mode loopback --passphrase-file".split()
+        self.gpg = ["gpg", *quietly, str(world.passphrase_file)]
         self.encrypt = [*self.gpg, "--cipher-algo", "AES256", "-c"]
         # The agent finds out how fast this machine derives a key, once.
         measure.pipeline([["true"], self.encrypt], self.env("postgres"))
@@ -51,18 +53,41 @@ class Contest:
 
     def backups(self):
         compressed = self.files / "plain.gpg"
-        yield Way(BACKUP, "holdfast", self.service.backup, self.service.start, note="whole call: written, durable, read back and compared")
-        yield Way(BACKUP, "pg_dump -Fc | gpg -c", lambda: self.pipe([[*DUMP, "-Fc"], self.encrypt], self.custom), note="what people do")
+        yield Way(
+            BACKUP,
+            "holdfast",
+            self.service.backup,
+            self.service.start,
+            note="whole call: written, durable, read back and compared",
+        )
+        yield Way(
+            BACKUP, "pg_dump -Fc | gpg -c", lambda: self.pipe([[*DUMP, "-Fc"], self.encrypt], self.custom), note="what people do"
+        )
         if shutil.which("zstd"):
             for level in [1, 3]:
                 commands = [[*DUMP, "-Fp"], ["zstd", "-q", f"-{level}", "-T0", "-c"], [*self.encrypt, "-z0"]]
-                yield Way(BACKUP, f"pg_dump -Fp | zstd -{level} -T0 | gpg -c -z0", lambda commands=commands: self.pipe(commands, compressed),
-                          note="the best pipe" if level == 1 else "")
+                yield Way(
+                    BACKUP,
+                    f"pg_dump -Fp | zstd -{level} -T0 | gpg -c -z0",
+                    lambda commands=commands: self.pipe(commands, compressed),
+                    note="the best pipe" if level == 1 else "",
+                )
         else:
             print("SKIPPED: the pipes with zstd, which is not here")
-        yield Way(BACKUP, "pg_dump -Fd -j2", self.dump_folder, lambda: shutil.rmtree(self.folder, ignore_errors=True), note="not encrypted")
+        yield Way(
+            BACKUP,
+            "pg_dump -Fd -j2",
+            self.dump_folder,
+            lambda: shutil.rmtree(self.folder, ignore_errors=True),
+            note="not encrypted",
+        )
         if pgbackrest := self.pgbackrest():
-            yield Way(BACKUP, "pgbackrest, full", lambda: self.run_pgbackrest(pgbackrest), note="another kind: the files of the whole cluster, AES-256")
+            yield Way(
+                BACKUP,
+                "pgbackrest, full",
+                lambda: self.run_pgbackrest(pgbackrest),
+                note="another kind: the files of the whole cluster, AES-256",
+            )
 
     def dump_folder(self):
         cost = measure.pipeline([[*DUMP, "-Fd", "-j2", "-f", str(self.folder)]], self.env(self.service.database))
@@ -99,7 +124,9 @@ pg1-port={self.env("postgres")["PGPORT"]}
 pg1-user=postgres
 """)
         command = [program, f"--config={configuration}", "--stanza=bench"]
-        made = subprocess.run([*command, "--no-online", "stanza-create"], env=self.env("postgres"), capture_output=True, text=True, check=False)
+        made = subprocess.run(
+            [*command, "--no-online", "stanza-create"], env=self.env("postgres"), capture_output=True, text=True, check=False
+        )
         if made.returncode:
             print(f"SKIPPED: pgbackrest, which does not work here: {(made.stdout + made.stderr).strip()[-500:]}")
             return None
@@ -116,24 +143,36 @@ pg1-user=postgres
         open_custom = [*self.gpg, "-d", str(self.custom)]
 
         def theirs(group, name, prepare, *commands, note=""):
-            run = lambda: measure.pipeline([*commands[:-1], [*commands[-1], "-d", "peer"]], self.env("peer"))
-            return Way(group, name, run, prepare, self.same("peer", name), note)
+            into = [*commands[:-1], [*commands[-1], "-d", "peer"]]
+            return Way(group, name, lambda: measure.pipeline(into, self.env("peer")), prepare, self.same("peer", name), note)
 
         def ours(group, name, prepare, *options, note=""):
             def prepared():
                 prepare(world, service.database)
                 service.start()
+
             return Way(group, name, lambda: service.restore(*options), prepared, self.same(service.database, name), note)
 
         def new():
             world.create_database("peer")
 
-        yield theirs(EMPTY, "pg_restore -j2", new, ["pg_restore", "-j2", str(self.folder)], note="from a folder that is not encrypted; not atomic")
+        yield theirs(
+            EMPTY,
+            "pg_restore -j2",
+            new,
+            ["pg_restore", "-j2", str(self.folder)],
+            note="from a folder that is not encrypted; not atomic",
+        )
         yield ours(EMPTY, "holdfast", data.empty, "--skip-safety-backup", note="tables and indexes are there")
         yield theirs(EMPTY, "gpg -d | pg_restore -1", new, open_custom, ["pg_restore", "-1"], note="makes tables and indexes")
         yield ours(CHANGED, "holdfast", data.change, "--skip-safety-backup", note="without a safety backup, as the others")
-        yield theirs(CHANGED, "gpg -d | pg_restore --clean --single-transaction", lambda: data.change(world, "peer"),
-                     open_custom, ["pg_restore", "--clean", "--single-transaction"])
+        yield theirs(
+            CHANGED,
+            "gpg -d | pg_restore --clean --single-transaction",
+            lambda: data.change(world, "peer"),
+            open_custom,
+            ["pg_restore", "--clean", "--single-transaction"],
+        )
         yield ours(CHANGED, "holdfast, undoable", data.change, note="with the safety backup that it makes by default")
 
     def same(self, database, who):
@@ -153,5 +192,5 @@ def rounds(world, ways, count, say):
             cost = measure.measured(world, way.run)
             way.check()
             costs.append(cost)
-            say(f"{number + 1}/{count}  {way.name:<50} {cost.wall:8.2f} s  {cost.cpu:7.2f} + {cost.server_cpu:6.2f} s CPU  {cost.memory / 1e6:6.0f} MB")
+            say(f"{number + 1}/{count}  {way.name:<50} {cost}")
     return ways
