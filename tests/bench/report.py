@@ -170,7 +170,7 @@ def machine(world):
         f"- {len(os.sched_getaffinity(0))} x {model}, {memory:.0f} GB of memory, {files}, Linux {platform.release()}",
         f"- {program}",
         f"- PostgreSQL {world.sql('show server_version')}, shared_buffers {world.sql('show shared_buffers')}; {'; '.join(tools)}",
-        f"- {datetime.date.today().isoformat()}",
+        f"- {datetime.date.today().isoformat()}; {world.load:.1f} processes at work in the 15 minutes before",
     ]
 
 
