@@ -1,7 +1,7 @@
 # The first build takes several minutes (see README.md), later ones seconds.
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 
-.PHONY: test test-long fuzz demo dev dev-stop lint chart-test image image-test sbom notices setup
+.PHONY: test test-long fuzz demo dev dev-stop bench bench-growth bench-memory lint chart-test image image-test sbom notices setup
 
 # Everything that is checked before a change is accepted.
 test: lint
@@ -25,6 +25,18 @@ dev: setup
 
 dev-stop:
 	deploy/dev/dev.sh down
+
+# Holdfast beside what people use instead, on the same data: docs/benchmark.md. About an hour, with the machine for itself; SCALE=0.1 is a tenth of the data.
+bench: setup
+	python3 -B tests/bench compare
+
+# How time, CPU and memory grow with data, tables and files: docs/growth.md. LARGEST=10GB for all of it.
+bench-growth: setup
+	python3 -B tests/bench growth
+
+# Whether the service lives in 192 MiB with rows of 20 MB. As root, else the peak is only looked at.
+bench-memory: setup
+	python3 -B tests/bench memory
 
 lint: setup
 	cargo fmt --check
