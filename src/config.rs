@@ -1,6 +1,7 @@
 //! Configuration of the service: flags and environment, parsed into the types they stand for. Secrets come as files.
 
 mod identity;
+mod telemetry;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -23,6 +24,8 @@ use crate::operations::{self, Archive, Limits, Recipients, SealKey, Trust};
 use crate::postgres::{Database, Fencing, Login};
 use crate::webhook::Webhook;
 use identity::IdentityArguments;
+pub use telemetry::LogFormat;
+use telemetry::TelemetryArguments;
 
 /// Arguments of `holdfast serve`; each can be given in the environment instead.
 #[derive(Debug, Args)]
@@ -82,24 +85,10 @@ pub struct Serve {
     /// Who starts scheduled backups
     #[arg(long, env = "HOLDFAST_SCHEDULE__DRIVER", default_value = "internal", hide_env_values = true)]
     schedule_driver: ScheduleDriver,
-    /// Address that answers `GET /metrics` for Prometheus, for example 0.0.0.0:9464; without it, there are no metrics
-    #[arg(long, env = "HOLDFAST_METRICS_LISTEN", hide_env_values = true)]
-    pub metrics_listen: Option<SocketAddr>,
     #[command(flatten)]
     limits: LimitArguments,
-    /// What to log, for example `info` or `holdfast=debug`
-    #[arg(long, env = "HOLDFAST_LOG", default_value = "info", hide_env_values = true)]
-    pub log: String,
-    #[arg(long, env = "HOLDFAST_LOG_FORMAT", default_value = "json", hide_env_values = true)]
-    pub log_format: LogFormat,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// One JSON object a line
-    Json,
-    /// For people
-    Text,
+    #[command(flatten)]
+    pub telemetry: TelemetryArguments,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

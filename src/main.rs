@@ -9,7 +9,7 @@ use clap::Parser;
 use holdfast::cli::{self, Arguments, Command};
 use holdfast::config::Serve;
 use holdfast::folder::Folder;
-use holdfast::grpc::{self, Listener, RemoteLock, Tls};
+use holdfast::grpc::{self, Listener, Probes, RemoteLock, Tls};
 use holdfast::lock::Keeper;
 use holdfast::metrics::{self, Metrics};
 use holdfast::operations::{self, Holdfast, Hosted, Parts, SealKey};
@@ -83,8 +83,14 @@ fn lock(
 /// The whole life of the service.
 async fn serve(arguments: Serve, apart: &Handle) -> Result<()> {
     arguments.check()?;
-    telemetry::start(&arguments.log, arguments.log_format)?;
+    telemetry::start(&arguments.telemetry.log, arguments.telemetry.log_format)?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let probes = Probes::new(*arguments.telemetry.backup_objective);
+    if let Some(at) = arguments.telemetry.health_listen {
+        let listener = Listener::bind(at, None).await.with_context(|| format!("cannot listen on {at} for health"))?;
+        tracing::info!(address = %listener.address()?, "health");
+        tokio::spawn(grpc::serve_health(listener, probes.clone()));
+    }
 
     let catalog = arguments.catalog()?;
     let database = arguments.database()?;
@@ -135,7 +141,7 @@ async fn serve(arguments: Serve, apart: &Handle) -> Result<()> {
     let listener = listener.with_context(|| format!("cannot listen on {}", arguments.listen))?;
     let address = listener.address()?;
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
-    let metrics = match arguments.metrics_listen {
+    let metrics = match arguments.telemetry.metrics_listen {
         None => None,
         Some(at) => {
             let listener = TcpListener::bind(at).await.with_context(|| format!("cannot listen on {at} for metrics"))?;
@@ -161,7 +167,7 @@ async fn serve(arguments: Serve, apart: &Handle) -> Result<()> {
         tokio::spawn(metrics::serve(listener, holdfast.clone(), metrics));
     }
     let mut timer = timer::start(holdfast.clone()).await.context("the timer cannot start")?;
-    let settings = grpc::Settings { authenticator, allow_plaintext_secrets: arguments.allow_plaintext_secrets };
+    let settings = grpc::Settings { authenticator, allow_plaintext_secrets: arguments.allow_plaintext_secrets, probes };
     let stopping = holdfast.stopping();
     let serve = async {
         let served = grpc::serve(listener, holdfast.clone(), settings).await;

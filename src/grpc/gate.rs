@@ -207,7 +207,10 @@ where
             });
             let response = answer.catch_unwind().await.unwrap_or_else(|_panic| Ok(panicked().into_http()))?;
             let Some(status) = response.extensions().get::<Status>() else { return Ok(response) };
-            // Health and reflection have errors of their own.
+            if method.starts_with("/grpc.health.") {
+                return Ok(response);
+            }
+            // Reflection has errors of its own.
             let ours = method.starts_with("/holdfast.");
             let better = if ours { status::of_transport(status) } else { None };
             status::log(method, better.as_ref().unwrap_or(status));

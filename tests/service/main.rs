@@ -35,6 +35,7 @@ mod files;
 mod full;
 mod golden;
 mod history;
+mod health;
 mod hostile;
 mod identity;
 mod interop;
