@@ -1,6 +1,7 @@
 //! Configuration of the service: flags and environment, parsed into the types they stand for. Secrets come as files.
 
 mod identity;
+mod reference;
 mod telemetry;
 
 use std::collections::BTreeSet;
@@ -22,8 +23,10 @@ use crate::model::event::Filter;
 use crate::model::schedule::Driver;
 use crate::operations::{self, Archive, Limits, Recipients, SealKey, Trust};
 use crate::postgres::{Database, Fencing, Login};
+use crate::telemetry::Export;
 use crate::webhook::Webhook;
 use identity::IdentityArguments;
+pub use reference::{Setting, in_force, reference};
 pub use telemetry::LogFormat;
 use telemetry::TelemetryArguments;
 
@@ -130,6 +133,7 @@ struct LimitArguments {
 /// Who hosts the maintenance lock that excludes software updates.
 #[derive(Debug, Args)]
 struct LockArguments {
+    /// Who hosts the maintenance lock
     #[arg(long, env = "HOLDFAST_LOCK__MODE", default_value = "embedded", hide_env_values = true)]
     lock_mode: LockMode,
     /// Length of the lease of a backup or restore, which is renewed; when this service dies, others wait no longer: 10 s to 60 s
@@ -189,8 +193,10 @@ struct DatabaseArguments {
     /// Host name, IP address or folder of the socket
     #[arg(long = "database-host", env = "HOLDFAST_DATABASE__HOST", default_value = "localhost", hide_env_values = true)]
     host: String,
+    /// Its port
     #[arg(long = "database-port", env = "HOLDFAST_DATABASE__PORT", default_value_t = 5432, hide_env_values = true)]
     port: u16,
+    /// Name of the platform's database
     #[arg(long = "database-name", env = "HOLDFAST_DATABASE__NAME", hide_env_values = true)]
     name: String,
     /// `disable` and the like only on loopback
@@ -202,16 +208,19 @@ struct DatabaseArguments {
     /// Role that owns the schema `holdfast`
     #[arg(long, env = "HOLDFAST_DATABASE__STATE_USER", default_value = "holdfast_state", hide_env_values = true)]
     state_user: String,
+    /// File with its password
     #[arg(long, env = "HOLDFAST_DATABASE__STATE_PASSWORD_FILE", hide_env_values = true)]
     state_password_file: Option<PathBuf>,
     /// Role that reads the tables of the catalog
     #[arg(long, env = "HOLDFAST_DATABASE__BACKUP_USER", default_value = "holdfast_backup", hide_env_values = true)]
     backup_user: String,
+    /// File with its password
     #[arg(long, env = "HOLDFAST_DATABASE__BACKUP_PASSWORD_FILE", hide_env_values = true)]
     backup_password_file: Option<PathBuf>,
     /// Role that changes the tables of the catalog
     #[arg(long, env = "HOLDFAST_DATABASE__RESTORE_USER", default_value = "holdfast_restore", hide_env_values = true)]
     restore_user: String,
+    /// File with its password
     #[arg(long, env = "HOLDFAST_DATABASE__RESTORE_PASSWORD_FILE", hide_env_values = true)]
     restore_password_file: Option<PathBuf>,
 }
@@ -330,6 +339,11 @@ impl Serve {
         let ttl = *self.lock.lock_ttl;
         ensure!((10..=60).contains(&ttl.as_secs()) && ttl.subsec_nanos() == 0, "HOLDFAST_LOCK__TTL is between 10s and 60s");
         Ok(ttl)
+    }
+
+    /// What goes to a collector of traces and metrics, if anything.
+    pub fn export(&self) -> Result<Option<Export>> {
+        telemetry::export(self.allow_plaintext)
     }
 
     /// How callers prove who they are.

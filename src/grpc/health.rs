@@ -62,7 +62,7 @@ impl Probes {
             loop {
                 let database = matches!(timeout(PATIENCE, holdfast.database_answers()).await, Ok(Ok(())));
                 let all = database && matches!(timeout(PATIENCE, holdfast.volume_works()).await, Ok(Ok(())));
-                if let Ok(Ok(age)) = timeout(PATIENCE, holdfast.newest_backup_age()).await {
+                if database && let Ok(Ok(age)) = timeout(PATIENCE, holdfast.newest_backup_age()).await {
                     newest = age.map(|age| (age, Instant::now()));
                 }
                 let recent = newest.is_some_and(|(age, seen): (Duration, Instant)| age + seen.elapsed() < self.objective);
@@ -77,11 +77,7 @@ impl Probes {
     fn found(&self, now: Able) {
         let before = self.able.send_replace(now);
         if (now.database, now.all) != (before.database, before.all) {
-            if now.all {
-                info!("ready")
-            } else {
-                warn!(database = now.database, "not ready")
-            }
+            if now.all { info!("ready") } else { warn!(database = now.database, "not ready") }
         }
         if before.recent && !now.recent {
             warn!(objective = ?self.objective, "the newest good backup is older than it may be, or there is none");

@@ -16,6 +16,7 @@ mod operation_service;
 pub mod proto;
 mod status;
 mod tls;
+mod trace;
 
 use std::time::Duration;
 
@@ -36,17 +37,20 @@ use proto::backup::backup_service_server::BackupServiceServer;
 use proto::backup::operation_service_server::OperationServiceServer;
 use proto::lock::lock_service_server::LockServiceServer;
 pub use tls::{Tls, TlsFiles};
+pub use trace::{Answer, Answered};
 
 use crate::operations::Holdfast;
 
 /// What differs between installations.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Settings {
     pub authenticator: Authenticator,
     /// Takes passphrases over connections without TLS: for development, or where a mesh encrypts.
     pub allow_plaintext_secrets: bool,
     /// Who learns whether the service is able to work.
     pub probes: Probes,
+    /// Who counts the calls.
+    pub answered: Answered,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -145,8 +149,9 @@ pub async fn serve(listener: Listener, holdfast: Holdfast, settings: Settings) -
     let events = audit_service::Service { holdfast: holdfast.clone() };
     let locks = lock_service::Service { holdfast: holdfast.clone(), allow_plaintext_secrets };
     let witness = holdfast.clone();
+    let gate = gate::Gate::new(settings.authenticator, stopping.clone(), move |caller, reason| witness.refused(caller, reason));
     let router = server()
-        .layer(gate::Gate::new(settings.authenticator.clone(), stopping.clone(), move |caller, reason| witness.refused(caller, reason)))
+        .layer(gate.telling(settings.answered))
         .add_service(BackupServiceServer::new(backups).max_decoding_message_size(MAX_CHUNK_MESSAGE))
         .add_service(OperationServiceServer::new(operations).max_decoding_message_size(MAX_MESSAGE))
         .add_service(AuditServiceServer::new(events).max_decoding_message_size(MAX_MESSAGE))

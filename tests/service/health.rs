@@ -18,8 +18,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 use super::world::{Bearer, TOKEN, World};
 
-const SERVICES: [&str; 5] =
-    ["liveness", "", "holdfast.backup.v1.BackupService", "holdfast.lock.v1.LockService", "backup.slo"];
+const SERVICES: [&str; 5] = ["liveness", "", "holdfast.backup.v1.BackupService", "holdfast.lock.v1.LockService", "backup.slo"];
 
 /// Where the service answers probes.
 fn address(world: &World) -> String {
