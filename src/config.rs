@@ -1,6 +1,8 @@
 //! Configuration of the service: flags and environment, parsed into the types they stand for. Secrets come as files.
 
 mod identity;
+mod reference;
+mod telemetry;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,8 +23,12 @@ use crate::model::event::Filter;
 use crate::model::schedule::Driver;
 use crate::operations::{self, Archive, Limits, Recipients, SealKey, Trust};
 use crate::postgres::{Database, Fencing, Login};
+use crate::telemetry::Export;
 use crate::webhook::Webhook;
 use identity::IdentityArguments;
+pub use reference::{Setting, in_force, reference};
+pub use telemetry::LogFormat;
+use telemetry::TelemetryArguments;
 
 /// Arguments of `holdfast serve`; each can be given in the environment instead.
 #[derive(Debug, Args)]
@@ -82,24 +88,10 @@ pub struct Serve {
     /// Who starts scheduled backups
     #[arg(long, env = "HOLDFAST_SCHEDULE__DRIVER", default_value = "internal", hide_env_values = true)]
     schedule_driver: ScheduleDriver,
-    /// Address that answers `GET /metrics` for Prometheus, for example 0.0.0.0:9464; without it, there are no metrics
-    #[arg(long, env = "HOLDFAST_METRICS_LISTEN", hide_env_values = true)]
-    pub metrics_listen: Option<SocketAddr>,
     #[command(flatten)]
     limits: LimitArguments,
-    /// What to log, for example `info` or `holdfast=debug`
-    #[arg(long, env = "HOLDFAST_LOG", default_value = "info", hide_env_values = true)]
-    pub log: String,
-    #[arg(long, env = "HOLDFAST_LOG_FORMAT", default_value = "json", hide_env_values = true)]
-    pub log_format: LogFormat,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// One JSON object a line
-    Json,
-    /// For people
-    Text,
+    #[command(flatten)]
+    pub telemetry: TelemetryArguments,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -141,6 +133,7 @@ struct LimitArguments {
 /// Who hosts the maintenance lock that excludes software updates.
 #[derive(Debug, Args)]
 struct LockArguments {
+    /// Who hosts the maintenance lock
     #[arg(long, env = "HOLDFAST_LOCK__MODE", default_value = "embedded", hide_env_values = true)]
     lock_mode: LockMode,
     /// Length of the lease of a backup or restore, which is renewed; when this service dies, others wait no longer: 10 s to 60 s
@@ -200,8 +193,10 @@ struct DatabaseArguments {
     /// Host name, IP address or folder of the socket
     #[arg(long = "database-host", env = "HOLDFAST_DATABASE__HOST", default_value = "localhost", hide_env_values = true)]
     host: String,
+    /// Its port
     #[arg(long = "database-port", env = "HOLDFAST_DATABASE__PORT", default_value_t = 5432, hide_env_values = true)]
     port: u16,
+    /// Name of the platform's database
     #[arg(long = "database-name", env = "HOLDFAST_DATABASE__NAME", hide_env_values = true)]
     name: String,
     /// `disable` and the like only on loopback
@@ -213,16 +208,19 @@ struct DatabaseArguments {
     /// Role that owns the schema `holdfast`
     #[arg(long, env = "HOLDFAST_DATABASE__STATE_USER", default_value = "holdfast_state", hide_env_values = true)]
     state_user: String,
+    /// File with its password
     #[arg(long, env = "HOLDFAST_DATABASE__STATE_PASSWORD_FILE", hide_env_values = true)]
     state_password_file: Option<PathBuf>,
     /// Role that reads the tables of the catalog
     #[arg(long, env = "HOLDFAST_DATABASE__BACKUP_USER", default_value = "holdfast_backup", hide_env_values = true)]
     backup_user: String,
+    /// File with its password
     #[arg(long, env = "HOLDFAST_DATABASE__BACKUP_PASSWORD_FILE", hide_env_values = true)]
     backup_password_file: Option<PathBuf>,
     /// Role that changes the tables of the catalog
     #[arg(long, env = "HOLDFAST_DATABASE__RESTORE_USER", default_value = "holdfast_restore", hide_env_values = true)]
     restore_user: String,
+    /// File with its password
     #[arg(long, env = "HOLDFAST_DATABASE__RESTORE_PASSWORD_FILE", hide_env_values = true)]
     restore_password_file: Option<PathBuf>,
 }
@@ -341,6 +339,11 @@ impl Serve {
         let ttl = *self.lock.lock_ttl;
         ensure!((10..=60).contains(&ttl.as_secs()) && ttl.subsec_nanos() == 0, "HOLDFAST_LOCK__TTL is between 10s and 60s");
         Ok(ttl)
+    }
+
+    /// What goes to a collector of traces and metrics, if anything.
+    pub fn export(&self) -> Result<Option<Export>> {
+        telemetry::export(self.allow_plaintext)
     }
 
     /// How callers prove who they are.

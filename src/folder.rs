@@ -288,8 +288,15 @@ impl Folder {
     }
 
     fn sync(&self) -> Result<(), Error> {
-        Ok(File::open(&self.path)?.sync_all()?)
+        Ok(fsync(&File::open(&self.path)?)?)
     }
+}
+
+/// Makes a file or folder durable.
+fn fsync(file: &File) -> io::Result<()> {
+    let within = !tracing::Span::current().is_none();
+    let _span = within.then(|| tracing::info_span!("backup.fsync").entered());
+    file.sync_all()
 }
 
 /// A file that is being written.
@@ -304,7 +311,7 @@ impl Draft {
     /// Makes what was written durable and gives it back for reading, from the disk where the system allows. It is the same open
     /// file: nobody can put another in its place.
     pub fn read_back(&mut self) -> Result<impl Read + Seek + Send + Sync + use<>, Error> {
-        self.file.sync_all()?;
+        fsync(&self.file)?;
         let mut file = self.file.try_clone()?;
         fadvise(&file, 0, None, Advice::DontNeed)?;
         file.rewind()?;

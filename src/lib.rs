@@ -22,10 +22,10 @@
 //! | [`depot`] | the archive, a second place for the files: another `folder`, or a bucket | S3 |
 //! | [`operations`] | what happens, in which order. Every way in ends here, and only here the six above are joined | |
 //! | [`timer`] | the clock as a caller | tokio-cron-scheduler |
-//! | [`metrics`] | the figures of `operations` for Prometheus | OpenTelemetry |
+//! | [`metrics`] | the figures of `operations`, for Prometheus and a collector | OpenTelemetry |
 //! | [`grpc`] | the wire: services of short methods, conversions, access, one failure -> status | tonic |
 //! | [`cli`] | the same program as a client | the terminal |
-//! | [`config`], [`telemetry`] | arguments and environment; log lines | |
+//! | [`config`], [`telemetry`] | arguments and environment; log lines and spans | |
 //! | [`fault`] | panics on demand, for tests; not in release builds | |
 //!
 //! Use goes one way: `main` -> `grpc`, `timer`, `metrics`, `cli` -> `operations` -> `postgres`, `archive`, `folder`, `depot`, `lock`, `webhook` -> `model`.
@@ -97,6 +97,13 @@
 //! log and the outbox in one. Events get their numbers once they are committed, in one order for all who read them:
 //! `grpc::audit_service`, and `operations::outbox`, which delivers to the [`webhook`]. With its number each gets a hash over the one before
 //! ([`model::chain`]); the newest stands in each file, so that one elsewhere proves what the log was, and `cli::audit` checks it.
+//!
+//! # Traces
+//!
+//! `grpc::trace` has a span for each call, within the trace of its caller, and tells how long it took. `operations::trail` has those of the
+//! operation that a call began, of its phases and of its resources; blocking threads and the runtime of the lock go on in the span they
+//! were sent from. Everybody else writes spans and lines of `tracing` and no more; [`telemetry`] makes log lines of them that say which
+//! trace they belong to, and exports them when there is a collector. The trace id stands in the operation, its events and its file.
 //!
 //! # The file
 //!

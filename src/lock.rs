@@ -11,6 +11,7 @@ use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
 
 use crate::model::lock::{Holder, Lease, Lock, Terms};
 
@@ -106,7 +107,7 @@ impl Keeper {
     pub async fn keep(&self, held: &Held) -> Error {
         let (locks, Held { lease, asked }) = (self.locks.clone(), held.clone());
         let keeping = async move { keep(lease.ttl, asked, || locks.renew(lease.clone())).await };
-        AbortOnDropHandle::new(self.runtime.spawn(keeping)).await.unwrap_or(Error::Lost)
+        AbortOnDropHandle::new(self.runtime.spawn(keeping.in_current_span())).await.unwrap_or(Error::Lost)
     }
 
     pub async fn release(&self, held: &Held) -> Result<(), Error> {
@@ -131,7 +132,7 @@ impl Keeper {
         limit: Duration,
         call: BoxFuture<'static, Result<T, Error>>,
     ) -> Result<T, Error> {
-        let call = self.runtime.spawn(timeout(limit, call));
+        let call = self.runtime.spawn(timeout(limit, call).in_current_span());
         match AbortOnDropHandle::new(call).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(late)) => Err(Error::Unavailable(late.into())),

@@ -6,15 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 use holdfast::cli::{self, Arguments, Command};
-use holdfast::config::Serve;
+use holdfast::config::{self, Serve};
 use holdfast::folder::Folder;
-use holdfast::grpc::{self, Listener, RemoteLock, Tls};
+use holdfast::grpc::{self, Answer, Answered, Authenticator, Listener, Probes, RemoteLock, Tls};
 use holdfast::lock::Keeper;
 use holdfast::metrics::{self, Metrics};
-use holdfast::operations::{self, Holdfast, Hosted, Parts, SealKey};
-use holdfast::postgres::State;
+use holdfast::model::Catalog;
+use holdfast::operations::{self, Archive, Holdfast, Hosted, Parts, Recipients, SealKey, Told, Trust};
+use holdfast::postgres::{Database, State};
+use holdfast::webhook::Webhook;
 use holdfast::{telemetry, timer};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -33,7 +35,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 
 fn main() -> ExitCode {
     keep_memory_private();
-    let Arguments { connection, json, command } = Arguments::parse();
+    let matches = Arguments::command().get_matches();
+    let Arguments { connection, json, command } = match Arguments::from_arg_matches(&matches) {
+        Ok(arguments) => arguments,
+        Err(error) => error.exit(),
+    };
     let runtime = match Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return cli::could_not(error.into()),
@@ -51,6 +57,10 @@ fn main() -> ExitCode {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => cli::could_not(error),
             }
+        }
+        Command::CheckConfig(arguments) => {
+            let settings = matches.subcommand().map(|(_, matches)| config::in_force(matches)).unwrap_or_default();
+            cli::print_settings(&settings, runtime.block_on(check(*arguments)), json)
         }
         Command::Client(command) => runtime.block_on(cli::run(command, &connection, json)),
     };
@@ -86,32 +96,109 @@ fn lock(
     (Keeper::new(Arc::new(own), apart.clone(), ttl), Some(hosted))
 }
 
-/// The whole life of the service.
+/// The service, from its first log line to its last.
 async fn serve(arguments: Serve, apart: &Handle) -> Result<()> {
     arguments.check()?;
-    telemetry::start(&arguments.log, arguments.log_format)?;
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let export = arguments.export()?;
+    let telemetry = telemetry::start(&arguments.telemetry.log, arguments.telemetry.log_format, export.as_ref())?;
+    let metrics = match (&export, arguments.telemetry.metrics_listen) {
+        (None, None) => None,
+        _ => Some(Arc::new(Metrics::new(export.as_ref())?)),
+    };
+    let served = live(arguments, apart, metrics.clone()).await;
+    let end = async {
+        if let Some(metrics) = metrics {
+            metrics.end().await;
+        }
+    };
+    tokio::join!(telemetry.end(), end);
+    served
+}
 
-    let catalog = arguments.catalog()?;
-    let database = arguments.database()?;
-    let seal_key = arguments.seal_key()?;
-    let (recipients, trusted) = (arguments.recipients()?, arguments.trusted()?);
-    let authenticator = arguments.authenticator()?;
-    let folder = Folder::open(&arguments.folder)
-        .with_context(|| format!("the backup folder {} cannot be used", arguments.folder.display()))?;
-    let (operation_timeout, scrub_period, limits) = (*arguments.operation_timeout, arguments.scrub_period(), arguments.limits());
-    let (driver, lost_volume) = (arguments.driver(), arguments.lost_volume);
-    let (webhook, archive) = (arguments.webhook()?, arguments.archive()?);
-    let (lock_ttl, remote) = (arguments.lock_ttl()?, {
-        let _apart = apart.enter();
-        arguments.remote_lock()?
-    });
+/// Whether `serve` could start with this, as far as that can be known without a connection.
+async fn check(arguments: Serve) -> Result<()> {
+    arguments.check()?;
+    telemetry::filter(&arguments.telemetry.log)?;
+    arguments.export()?;
+    Configured::read(&arguments, &Handle::current()).await.map(|_| ())
+}
+
+/// What the configuration stands for. Nothing is connected yet.
+#[derive(Clone)]
+struct Configured {
+    catalog: Catalog,
+    database: Database,
+    seal_key: SealKey,
+    recipients: Recipients,
+    trusted: Trust,
+    authenticator: Authenticator,
+    folder: Folder,
+    webhook: Option<Webhook>,
+    archive: Option<Archive>,
+    lock_ttl: Duration,
+    remote: Option<RemoteLock>,
+    tls: Option<Arc<Tls>>,
+}
+
+impl Configured {
+    async fn read(arguments: &Serve, apart: &Handle) -> Result<Self> {
+        let (catalog, database, seal_key) = (arguments.catalog()?, arguments.database()?, arguments.seal_key()?);
+        let (recipients, trusted) = (arguments.recipients()?, arguments.trusted()?);
+        let authenticator = arguments.authenticator()?;
+        let folder = Folder::open(&arguments.folder)
+            .with_context(|| format!("the backup folder {} cannot be used", arguments.folder.display()))?;
+        let (webhook, archive) = (arguments.webhook()?, arguments.archive()?);
+        let (lock_ttl, remote) = (arguments.lock_ttl()?, {
+            let _apart = apart.enter();
+            arguments.remote_lock()?
+        });
+        let tls = match arguments.tls() {
+            Some(files) => Some(Tls::open(files).await.context("TLS cannot be served")?),
+            None => None,
+        };
+        Ok(Self {
+            catalog,
+            database,
+            seal_key,
+            recipients,
+            trusted,
+            authenticator,
+            folder,
+            webhook,
+            archive,
+            lock_ttl,
+            remote,
+            tls,
+        })
+    }
+}
+
+/// The whole life of the service.
+async fn live(arguments: Serve, apart: &Handle, metrics: Option<Arc<Metrics>>) -> Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let probes = Probes::new(*arguments.telemetry.backup_objective);
+    if let Some(at) = arguments.telemetry.health_listen {
+        let listener = Listener::bind(at, None).await.with_context(|| format!("cannot listen on {at} for health"))?;
+        tracing::info!(address = %listener.address()?, "health");
+        tokio::spawn(grpc::serve_health(listener, probes.clone()));
+    }
+
+    let configured = Configured::read(&arguments, apart).await?;
+    let (driver, lost_volume, limits) = (arguments.driver(), arguments.lost_volume, arguments.limits());
+    let (operation_timeout, scrub_period) = (*arguments.operation_timeout, arguments.scrub_period());
+    let (told, answered): (Told, Answered) = match metrics.clone() {
+        None => (Arc::new(|_| {}), Arc::new(|_| {})),
+        Some(metrics) => {
+            let calls = metrics.clone();
+            let answered = move |answer: Answer| calls.call(answer.method, answer.status, answer.at_fault, answer.took);
+            (Arc::new(move |operation| metrics.operation(operation)), Arc::new(answered))
+        }
+    };
     let start = async || {
-        let (database, folder, catalog) = (database.clone(), folder.clone(), catalog.clone());
-        let (seal_key, recipients, webhook, archive) = (seal_key.clone(), recipients.clone(), webhook.clone(), archive.clone());
-        let trusted = trusted.clone();
+        let Configured { catalog, database, seal_key, recipients, trusted, folder, .. } = configured.clone();
+        let Configured { webhook, archive, lock_ttl, remote, .. } = configured.clone();
         let state = State::open(&database).await?;
-        let (locks, hosted) = lock(remote.clone(), lock_ttl, &state, &folder, &seal_key, apart);
+        let (locks, hosted) = lock(remote, lock_ttl, &state, &folder, &seal_key, apart);
         let parts = Parts {
             database,
             state,
@@ -129,24 +216,22 @@ async fn serve(arguments: Serve, apart: &Handle) -> Result<()> {
             lost_volume,
             webhook,
             archive,
+            told: told.clone(),
         };
         Holdfast::start(parts).await
     };
 
-    let tls = match arguments.tls() {
-        Some(files) => Some(Tls::open(files).await.context("TLS cannot be served")?),
-        None => None,
-    };
+    let Configured { tls, authenticator, database, .. } = configured.clone();
     let listener = Listener::bind(arguments.listen, tls.clone()).await;
     let listener = listener.with_context(|| format!("cannot listen on {}", arguments.listen))?;
     let address = listener.address()?;
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
-    let metrics = match arguments.metrics_listen {
+    let scrapes = match arguments.telemetry.metrics_listen {
         None => None,
         Some(at) => {
             let listener = TcpListener::bind(at).await.with_context(|| format!("cannot listen on {at} for metrics"))?;
             tracing::info!(address = %listener.local_addr()?, "metrics");
-            Some((listener, Metrics::new()?))
+            Some(listener)
         }
     };
     let started = CancellationToken::new();
@@ -163,11 +248,15 @@ async fn serve(arguments: Serve, apart: &Handle) -> Result<()> {
     if let Some(tls) = tls {
         tokio::spawn(tls.follow());
     }
-    if let Some((listener, metrics)) = metrics {
-        tokio::spawn(metrics::serve(listener, holdfast.clone(), metrics));
+    if let Some(metrics) = metrics {
+        tokio::spawn(metrics.clone().push(holdfast.clone()));
+        if let Some(listener) = scrapes {
+            tokio::spawn(metrics::serve(listener, holdfast.clone(), metrics));
+        }
     }
     let mut timer = timer::start(holdfast.clone()).await.context("the timer cannot start")?;
-    let settings = grpc::Settings { authenticator, allow_plaintext_secrets: arguments.allow_plaintext_secrets };
+    let allow_plaintext_secrets = arguments.allow_plaintext_secrets;
+    let settings = grpc::Settings { authenticator, allow_plaintext_secrets, probes, answered };
     let stopping = holdfast.stopping();
     let serve = async {
         let served = grpc::serve(listener, holdfast.clone(), settings).await;

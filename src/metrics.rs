@@ -1,10 +1,14 @@
-//! The figures of the service for Prometheus, over HTTP. Alone names opentelemetry.
+//! The figures of the service: for Prometheus, which asks over HTTP, and for a collector, which is sent them by OTLP.
 //!
 //! Hardly anything is counted along the way: each scrape asks `operations`, which asks the database and the volume. So the figures
-//! are those of the installation and not of one process, but for the callers that it refused. They have no names, ids or secrets in them, and need no token.
+//! are those of the installation and not of one process, but for its calls and operations, and the callers that it refused. They
+//! have no names, ids or secrets in them, and need no token.
+
+mod instruments;
 
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::fmt;
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -13,19 +17,23 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use opentelemetry::KeyValue;
-use opentelemetry::metrics::{AsyncInstrument, Meter, MeterProvider};
-use opentelemetry_sdk::metrics::SdkMeterProvider;
+use opentelemetry::metrics::MeterProvider;
+use opentelemetry_otlp::MetricExporter;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::metrics::data::ResourceMetrics;
+use opentelemetry_sdk::metrics::exporter::PushMetricExporter;
+use opentelemetry_sdk::metrics::reader::MetricReader;
+use opentelemetry_sdk::metrics::{InstrumentKind, ManualReader, Pipeline, SdkMeterProvider, Temporality};
 use prometheus::{Registry, TextEncoder};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
-use crate::model::Reason;
-use crate::model::backup::{State, Trigger};
-use crate::model::schedule::RunState;
+use crate::model::Operation;
 use crate::operations::Holdfast;
 use crate::operations::call::Figures;
+use crate::telemetry::{Export, FLUSH, Outage};
+use instruments::{Counted, Shared};
 
 /// For one scrape, from its request to the last byte.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -39,176 +47,135 @@ const MAX_CONNECTIONS: usize = 16;
 #[error("the metrics cannot be set up")]
 pub struct Error(#[source] Box<dyn std::error::Error + Send + Sync>);
 
-/// The instruments, which read the figures of the last scrape.
+/// The instruments, and who reads them.
 pub struct Metrics {
     registry: Registry,
-    figures: Arc<Mutex<Figures>>,
+    figures: Shared,
+    counted: Counted,
+    push: Option<Push>,
     _provider: SdkMeterProvider,
 }
 
+/// The way to a collector.
+struct Push {
+    reader: Reader,
+    exporter: MetricExporter,
+    interval: Duration,
+    outage: Outage,
+}
+
 impl Metrics {
-    pub fn new() -> Result<Self, Error> {
+    /// For Prometheus, and for a collector where there is one. To be called in the runtime that is to speak with it.
+    pub fn new(export: Option<&Export>) -> Result<Self, Error> {
         let registry = Registry::new();
         let exporter = opentelemetry_prometheus::exporter().with_registry(registry.clone());
         let exporter = exporter.scope_info_enabled(false).without_target_info().build().map_err(|error| Error(error.into()))?;
-        let provider = SdkMeterProvider::builder().with_reader(exporter).build();
-        let figures = Arc::new(Mutex::new(Figures::default()));
-        instruments(&provider.meter("holdfast"), &figures);
-        Ok(Self { registry, figures, _provider: provider })
+        let mut provider = SdkMeterProvider::builder().with_reader(exporter);
+        let mut push = None;
+        if let Some(export) = export
+            && let Some(exporter) = export.to_metrics().map_err(|error| Error(error.into()))?
+        {
+            let reader = Reader(Arc::new(ManualReader::builder().build()));
+            provider = provider.with_reader(reader.clone()).with_resource(export.resource());
+            push = Some(Push { reader, exporter, interval: export.interval, outage: Outage::default() });
+        }
+        let (provider, figures) = (provider.build(), Shared::default());
+        let meter = provider.meter("holdfast");
+        instruments::observe(&meter, &figures);
+        Ok(Self { registry, figures, counted: Counted::new(&meter), push, _provider: provider })
+    }
+
+    /// A call that was answered. `at_fault`: the service, and not its caller.
+    pub fn call(&self, method: &'static str, status: &'static str, at_fault: bool, took: Duration) {
+        self.counted.call(method, status, at_fault, took);
+    }
+
+    /// An operation that ended, or, without an outcome, did not begin.
+    pub fn operation(&self, operation: &Operation) {
+        self.counted.operation(operation);
+    }
+
+    fn found(&self, figures: Option<Figures>) {
+        *self.figures.lock().unwrap_or_else(PoisonError::into_inner) = figures;
     }
 
     /// The text format of Prometheus, version 0.0.4.
     fn text(&self, figures: Figures) -> Result<String, Error> {
-        *self.figures.lock().unwrap_or_else(PoisonError::into_inner) = figures;
+        self.found(Some(figures));
         TextEncoder::new().encode_to_string(&self.registry.gather()).map_err(|error| Error(error.into()))
+    }
+
+    /// Sends the figures to the collector, where there is one, for as long as the service runs. One that is slow or gone is its
+    /// own loss.
+    pub async fn push(self: Arc<Self>, holdfast: Holdfast) {
+        let Some(push) = &self.push else { return };
+        let stopping = holdfast.stopping();
+        let every = async {
+            loop {
+                sleep(push.interval).await;
+                self.found(timeout(LIMIT, holdfast.figures()).await.ok().and_then(Result::ok));
+                push.send().await;
+            }
+        };
+        stopping.run_until_cancelled(every).await;
+    }
+
+    /// Sends what was counted since, and no longer than `FLUSH`.
+    pub async fn end(&self) {
+        if let Some(push) = &self.push {
+            // Nobody looks any more.
+            self.found(None);
+            let _ = timeout(FLUSH, push.send()).await;
+        }
     }
 }
 
-type Shared = Arc<Mutex<Figures>>;
-
-/// An instrument's callback, which has the figures.
-fn with<T>(
-    figures: &Shared,
-    observe: impl Fn(&Figures, &dyn AsyncInstrument<T>) + Send + Sync + 'static,
-) -> impl Fn(&dyn AsyncInstrument<T>) + Send + Sync + 'static {
-    let figures = figures.clone();
-    move |instrument| observe(&figures.lock().unwrap_or_else(PoisonError::into_inner), instrument)
-}
-
-fn instruments(meter: &Meter, figures: &Shared) {
-    let gauge =
-        |name: &'static str, unit: &'static str, description: &'static str, observe: fn(&Figures, &dyn AsyncInstrument<i64>)| {
-            let gauge = meter.i64_observable_gauge(name).with_unit(unit).with_description(description);
-            gauge.with_callback(with(figures, observe)).build();
+impl Push {
+    async fn send(&self) {
+        let mut found = ResourceMetrics::default();
+        let sent = match self.reader.collect(&mut found) {
+            Ok(()) => self.exporter.export(&found).await,
+            error => error,
         };
-    gauge("backup.last_success.timestamp", "s", "When the newest good file was complete and proven", |figures, gauge| {
-        for (trigger, name) in [(Trigger::OnDemand, "on_demand"), (Trigger::Scheduled, "scheduled")] {
-            let good = figures.backups.iter().filter(|backup| backup.state == State::Ready && backup.trigger == trigger);
-            if let Some(time) = good.filter_map(|backup| backup.complete_time).max() {
-                gauge.observe(time.timestamp(), &[KeyValue::new("trigger", name)]);
-            }
-        }
-    });
-    gauge("backup.files", "", "Backups in the catalog by what is known of their files", |figures, gauge| {
-        for (state, name) in [
-            (State::Creating, "creating"),
-            (State::Ready, "ready"),
-            (State::Invalid, "invalid"),
-            (State::Missing, "missing"),
-            (State::Deleting, "deleting"),
-        ] {
-            let count = figures.backups.iter().filter(|backup| backup.state == state).count() as u64;
-            // What the archive has is not lost.
-            let elsewhere = if state == State::Missing { figures.only_archived } else { 0 };
-            gauge.observe(number(count - elsewhere), &[KeyValue::new("state", name)]);
-        }
-        gauge.observe(number(figures.only_archived), &[KeyValue::new("state", "archived")]);
-    });
-    gauge("backup.unencrypted_files", "", "Good backups that anybody who has the file can read", |figures, gauge| {
-        let plain = figures.backups.iter().filter(|backup| backup.state == State::Ready && !backup.encrypted());
-        gauge.observe(number(plain.count() as u64), &[]);
-    });
-    gauge("backup.retention.limit", "", "Backups that retention keeps", |figures, gauge| {
-        gauge.observe(figures.max_count.into(), &[]);
-    });
-    gauge("backup.retention.excess", "", "Backups beyond the limit that could not be deleted yet", |figures, gauge| {
-        let counted = figures.backups.iter().filter(|backup| backup.counts()).count() as u64;
-        gauge.observe(number(counted.saturating_sub(figures.max_count.into())), &[]);
-    });
-    gauge("backup.schedule.enabled", "", "1: backups are made by schedule", |figures, gauge| {
-        gauge.observe(figures.schedule_enabled.into(), &[]);
-    });
-    gauge("backup.schedule.next_run.timestamp", "s", "When the next scheduled backup is due", |figures, gauge| {
-        if let Some(time) = figures.next_run {
-            gauge.observe(time.timestamp(), &[]);
-        }
-    });
-    gauge("backup.encryption.enabled", "", "1: new backups are encrypted", |figures, gauge| {
-        gauge.observe(figures.encrypted.into(), &[]);
-    });
-    gauge("backup.encryption.passphrase_generation", "", "Number of the passphrase in use", |figures, gauge| {
-        gauge.observe(figures.passphrase_generation.into(), &[]);
-    });
-    gauge("backup.storage.usable", "", "1: the backup volume is there", |figures, gauge| {
-        gauge.observe(figures.space.is_some().into(), &[]);
-    });
-    gauge("backup.storage.available", "By", "Free space of the backup volume", |figures, gauge| {
-        if let Some(space) = figures.space {
-            gauge.observe(number(space.available), &[]);
-        }
-    });
-    gauge("backup.storage.size", "By", "Size of the backup volume", |figures, gauge| {
-        if let Some(space) = figures.space {
-            gauge.observe(number(space.total), &[]);
-        }
-    });
-    gauge("backup.storage.used", "By", "Size of all backup files", |figures, gauge| {
-        let here = figures.backups.iter().filter(|backup| backup.state != State::Missing);
-        gauge.observe(number(here.map(|backup| backup.size_bytes).sum()), &[]);
-    });
-    gauge("backup.archive.files", "", "Backups that are in the archive", |figures, gauge| {
-        if let Some(archive) = &figures.archive {
-            gauge.observe(number(archive.count), &[]);
-        }
-    });
-    gauge("backup.archive.backlog", "", "Backups that wait to be copied to the archive", |figures, gauge| {
-        if let Some(archive) = &figures.archive {
-            gauge.observe(number(archive.backlog), &[]);
-        }
-    });
-    gauge("backup.archive.failing", "", "1: the archive does not work", |figures, gauge| {
-        if let Some(archive) = &figures.archive {
-            gauge.observe(archive.failure.is_some().into(), &[]);
-        }
-    });
-    gauge("backup.archive.snapshot.timestamp", "s", "How new the newest data in the archive are", |figures, gauge| {
-        if let Some(time) = figures.archive.as_ref().and_then(|archive| archive.newest_snapshot_time) {
-            gauge.observe(time.timestamp(), &[]);
-        }
-    });
-    gauge("backup.archive.oldest_waiting.timestamp", "s", "Since when the backup waits that waits longest", |figures, gauge| {
-        if let Some(time) = figures.archive.as_ref().and_then(|archive| archive.oldest_waiting_time) {
-            gauge.observe(time.timestamp(), &[]);
-        }
-    });
-    let runs = meter.u64_observable_counter("backup.schedule.runs").with_description("Scheduled runs by their result");
-    let observe = |figures: &Figures, counter: &dyn AsyncInstrument<u64>| {
-        for (state, name) in [
-            (RunState::Succeeded, "succeeded"),
-            (RunState::Failed, "failed"),
-            (RunState::Skipped, "skipped"),
-            (RunState::Missed, "missed"),
-        ] {
-            let count = figures.runs.iter().find(|(found, _)| *found == state).map_or(0, |(_, count)| *count);
-            counter.observe(count, &[KeyValue::new("state", name)]);
-        }
-    };
-    runs.with_callback(with(figures, observe)).build();
-    let refusals = meter.u64_observable_counter("backup.auth.failures");
-    let refusals = refusals.with_description("Callers that this process refused, since it began, by the reason");
-    let observe = |figures: &Figures, counter: &dyn AsyncInstrument<u64>| {
-        for (reason, name) in [
-            (Reason::CredentialsMissing, "CREDENTIALS_MISSING"),
-            (Reason::CredentialsInvalid, "CREDENTIALS_INVALID"),
-            (Reason::PermissionMissing, "PERMISSION_MISSING"),
-            (Reason::IdentityUnavailable, "IDENTITY_UNAVAILABLE"),
-        ] {
-            let count = figures.refusals.iter().find(|(found, _)| *found == reason).map_or(0, |(_, count)| *count);
-            counter.observe(count, &[KeyValue::new("reason", name)]);
-        }
-    };
-    refusals.with_callback(with(figures, observe)).build();
-    let build = meter.u64_observable_gauge("backup.build_info").with_description("1, and which version this is");
-    build.with_callback(|gauge| gauge.observe(1, &[KeyValue::new("version", env!("CARGO_PKG_VERSION"))])).build();
+        self.outage.note("metrics", &sent);
+    }
 }
 
-fn number(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
+/// A reader that is asked when there is something to send.
+#[derive(Clone)]
+struct Reader(Arc<ManualReader>);
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reader")
+    }
+}
+
+impl MetricReader for Reader {
+    fn register_pipeline(&self, pipeline: Weak<Pipeline>) {
+        self.0.register_pipeline(pipeline);
+    }
+
+    fn collect(&self, found: &mut ResourceMetrics) -> OTelSdkResult {
+        self.0.collect(found)
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.0.force_flush()
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.0.shutdown_with_timeout(timeout)
+    }
+
+    fn temporality(&self, kind: InstrumentKind) -> Temporality {
+        self.0.temporality(kind)
+    }
 }
 
 /// Answers `GET /metrics` for as long as the service runs.
-pub async fn serve(listener: TcpListener, holdfast: Holdfast, metrics: Metrics) {
-    let (metrics, places) = (Arc::new(metrics), Arc::new(Semaphore::new(MAX_CONNECTIONS)));
+pub async fn serve(listener: TcpListener, holdfast: Holdfast, metrics: Arc<Metrics>) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let stopping = holdfast.stopping();
     let accept = async {
         loop {

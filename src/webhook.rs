@@ -152,6 +152,7 @@ fn cloud_event(system: Uuid, recorded: &Recorded) -> Value {
     put("errorReason", json!(event.failure));
     put("reason", json!(event.reason));
     put("requestId", json!(event.request_id));
+    put("traceId", json!(event.trace_id));
     put("attributes", json!(event.attributes));
     let mut cloud = json!({
         "specversion": "1.0",

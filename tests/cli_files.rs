@@ -51,6 +51,7 @@ impl Rig {
             passphrase: None,
             recipients: Vec::new(),
             audit: None,
+            trace_id: None,
             tables: tables.iter().enumerate().map(entry).collect(),
             resources: vec![ResourceEntry {
                 name: resource.clone(),

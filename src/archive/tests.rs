@@ -54,6 +54,7 @@ fn manifest_of(tables: &[(&str, CopyFormat)]) -> Manifest {
         passphrase: Some(PassphraseNote { generation: 1, set_time: time }),
         recipients: Vec::new(),
         audit: None,
+        trace_id: None,
         tables: tables.iter().enumerate().map(entry).collect(),
         resources: vec![ResourceEntry {
             name: resource.clone(),

@@ -60,6 +60,8 @@ const EXIT_CODES: &str = "Exit codes: 0 done, or skipped because the schedule is
 pub enum Command {
     /// Run the service
     Serve(Box<crate::config::Serve>),
+    /// Print the settings that `serve` would have, and say what is wrong with them; secrets are not shown
+    CheckConfig(Box<crate::config::Serve>),
     #[command(flatten)]
     Client(ClientCommand),
 }
@@ -155,6 +157,23 @@ pub fn could_not(error: anyhow::Error) -> ExitCode {
     failed(&Problem::Local(error))
 }
 
+/// Prints the settings of the service, and says what is wrong with them, if anything is.
+pub fn print_settings(settings: &[crate::config::Setting], checked: anyhow::Result<()>, json: bool) -> ExitCode {
+    let rows = || {
+        let row = |setting: &crate::config::Setting| {
+            [setting.name.clone(), setting.value.clone().unwrap_or_default(), setting.source.to_owned()]
+        };
+        output::table(["SETTING", "VALUE", "FROM"], settings.iter().map(row))
+    };
+    match (Output { json }).local(&settings, rows).and_then(|()| checked.map_err(Problem::Local)) {
+        Ok(()) => {
+            output::note("Nothing is wrong with it, as far as that can be known without a connection.");
+            ExitCode::SUCCESS
+        }
+        Err(problem) => failed(&problem),
+    }
+}
+
 fn failed(problem: &Problem) -> ExitCode {
     output::note(&problem.report());
     ExitCode::from(problem.exit_code())
@@ -204,6 +223,7 @@ mod tests {
     fn scripts_can_rely_on_these_spellings() {
         for line in [
             "holdfast serve --folder d --database-name n --server-token-file t --seal-key-file k",
+            "holdfast check-config --json --folder d --database-name n --server-token-file t --seal-key-file k",
             "holdfast backup --wait --json",
             "holdfast backup --scheduled --scheduled-time 2026-03-01T01:00:00Z",
             "holdfast backup --scheduled --scheduled-time 2026-03-01T02:00:00+01:00",

@@ -9,10 +9,12 @@ mod token_review;
 
 use tonic::codegen::http::{self, Extensions, header};
 use tonic::{Request, Status};
+use tracing::Span;
 
 use super::listener::Peer;
 use crate::model::event::{Actor, Caller};
 use crate::model::{Failure, Reason};
+use crate::telemetry;
 
 pub use identity::{Authenticator, Principal};
 pub use jwt::{Jwt, KeySource};
@@ -151,7 +153,7 @@ pub fn caller<B>(request: &http::Request<B>, method: &str, principal: Option<&Pr
         peer_address: peer.map(|peer| peer.address.to_string()).unwrap_or_default(),
         user_agent,
     };
-    Caller { actor, method: method.to_owned() }
+    Caller { actor, method: method.to_owned(), trace_id: telemetry::trace_id(&Span::current()) }
 }
 
 /// Who calls, and the message.

@@ -19,10 +19,12 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
 use tower::{Layer, Service};
+use tracing::{Instrument, Span};
 
 use super::access::{self, Authenticator, Need};
 use super::listener::Peer;
 use super::status;
+use super::trace::{Answered, Call};
 use crate::model::event::Caller;
 use crate::model::{Failure, Reason};
 
@@ -44,6 +46,7 @@ pub struct Gate {
     places: Arc<Semaphore>,
     shares: Arc<Shares>,
     refused: Arc<Refused>,
+    answered: Answered,
 }
 
 /// Is told of every caller that is refused for who it is.
@@ -56,7 +59,13 @@ impl Gate {
         refused: impl Fn(&Caller, Reason) + Send + Sync + 'static,
     ) -> Self {
         let places = Arc::new(Semaphore::new(MAX_CALLS));
-        Self { authenticator, stopping, closed: draining, places, shares: Arc::default(), refused: Arc::new(refused) }
+        let answered: Answered = Arc::new(|_| {});
+        Self { authenticator, stopping, closed: draining, places, shares: Arc::default(), refused: Arc::new(refused), answered }
+    }
+
+    /// The same, with somebody who is told of each call that was answered.
+    pub fn telling(self, answered: Answered) -> Self {
+        Self { answered, ..self }
     }
 
     /// The gate of a service that has not started yet: it lets probes in and nobody else.
@@ -192,8 +201,11 @@ where
         let unready = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, unready);
         let gate = self.gate.clone();
-        Box::pin(async move {
-            let method = access::method(request.uri().path()).map_or("_OTHER", |(path, _)| path);
+        let (method, need) = access::method(request.uri().path()).unwrap_or(("_OTHER", Need::Identity));
+        // Probes are not told of.
+        let call = (need != Need::Nothing).then(|| Call::begin(&request, method, gate.answered.clone()));
+        let span = call.as_ref().map_or_else(Span::none, Call::span);
+        let answered = async move {
             let limit = limit(method);
             let answer = AssertUnwindSafe(async {
                 match timeout(ADMISSION, gate.admit(&mut request)).await.unwrap_or_else(|_| Err(late())) {
@@ -206,13 +218,15 @@ where
                 }
             });
             let response = answer.catch_unwind().await.unwrap_or_else(|_panic| Ok(panicked().into_http()))?;
-            let Some(status) = response.extensions().get::<Status>() else { return Ok(response) };
-            // Health and reflection have errors of their own.
+            let Some(call) = call else { return Ok(response) };
+            let Some(status) = response.extensions().get::<Status>() else { return Ok(call.answer(response)) };
+            // Reflection has errors of its own.
             let ours = method.starts_with("/holdfast.");
             let better = if ours { status::of_transport(status) } else { None };
             status::log(method, better.as_ref().unwrap_or(status));
-            Ok(better.map_or(response, Status::into_http))
-        })
+            Ok(call.answer(better.map_or(response, Status::into_http)))
+        };
+        Box::pin(answered.instrument(span))
     }
 }
 
@@ -355,7 +369,9 @@ mod tests {
     async fn p07_a_call_that_takes_too_long_is_given_up_and_gives_its_place_back() {
         let gate = gate();
         let stalls = tower::service_fn(|_: Request<Body>| std::future::pending::<Result<Response<Body>, Infallible>>());
+        let start = tokio::time::Instant::now();
         let response = gate.layer(stalls).call(call(GET, Some("letmein"))).await.unwrap();
+        assert_eq!(start.elapsed().as_secs(), 60);
         let status = response.extensions().get::<Status>().unwrap();
         assert_eq!((status.code(), reason(Some(status.clone())).as_str()), (Code::DeadlineExceeded, "CALL_TIMED_OUT"));
         assert_eq!(gate.places.available_permits(), MAX_CALLS);

@@ -1,9 +1,14 @@
 //! Health for probes: ready while database and volume answer, alive as long as the process runs. The maintenance lock needs the
 //! database alone: whoever updates the platform is not kept waiting by a broken volume.
+//!
+//! `backup.slo` tells whether there is a good backup that is young enough, whatever keeps others from being made: also a schedule that
+//! somebody has disabled and forgotten. While the database is away, the one that was seen last grows older.
 
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
@@ -20,6 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(4);
 const DRAIN: Duration = Duration::from_millis(250);
 
 const LIVENESS: &str = "liveness";
+const OBJECTIVE: &str = "backup.slo";
 const LOCK: &str = lock_service_server::SERVICE_NAME;
 /// The whole server, and the service that needs database and volume.
 const READINESS: [&str; 2] = ["", BackupServiceServer::<super::backup_service::Service>::NAME];
@@ -30,13 +36,70 @@ struct Able {
     database: bool,
     /// Database and volume.
     all: bool,
+    /// The newest good backup is young enough.
+    recent: bool,
 }
 
-impl Able {
-    async fn now(holdfast: &Holdfast) -> Self {
-        let database = matches!(timeout(PATIENCE, holdfast.database_answers()).await, Ok(Ok(())));
-        let all = database && matches!(timeout(PATIENCE, holdfast.volume_works()).await, Ok(Ok(())));
-        Self { database, all }
+/// What was found last, for every server that answers probes. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Probes {
+    able: watch::Sender<Able>,
+    /// How old the newest good backup may be.
+    objective: Duration,
+}
+
+impl Probes {
+    pub fn new(objective: Duration) -> Self {
+        Self { able: watch::Sender::default(), objective }
+    }
+
+    /// Looks what is able to work, until the service is asked to stop; then nothing is.
+    pub(super) async fn look(&self, holdfast: &Holdfast) {
+        let stopping = holdfast.stopping();
+        let look = async {
+            // When the newest backup was made, counted by a clock that nobody steps.
+            let mut newest = None;
+            loop {
+                let database = matches!(timeout(PATIENCE, holdfast.database_answers()).await, Ok(Ok(())));
+                let all = database && matches!(timeout(PATIENCE, holdfast.volume_works()).await, Ok(Ok(())));
+                if database && let Ok(Ok(age)) = timeout(PATIENCE, holdfast.newest_backup_age()).await {
+                    newest = age.map(|age| (age, Instant::now()));
+                }
+                let recent = newest.is_some_and(|(age, seen): (Duration, Instant)| age + seen.elapsed() < self.objective);
+                self.found(Able { database, all, recent });
+                tokio::time::sleep(PERIOD).await;
+            }
+        };
+        stopping.run_until_cancelled(look).await;
+        self.able.send_modify(|able| *able = Able { recent: able.recent, ..Able::default() });
+    }
+
+    fn found(&self, now: Able) {
+        let before = self.able.send_replace(now);
+        if (now.database, now.all) != (before.database, before.all) {
+            if now.all { info!("ready") } else { warn!(database = now.database, "not ready") }
+        }
+        if before.recent && !now.recent {
+            warn!(objective = ?self.objective, "the newest good backup is older than it may be, or there is none");
+        }
+    }
+
+    /// Tells what was found last, until `end`; then nothing is ready any more, and after a moment those who watch are let go.
+    pub(super) async fn tell(&self, reporter: HealthReporter, end: CancellationToken) {
+        let mut able = self.able.subscribe();
+        let tell = async {
+            loop {
+                let now = *able.borrow_and_update();
+                report(&reporter, now).await;
+                if able.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        end.run_until_cancelled(tell).await;
+        report(&reporter, Able::default()).await;
+        tokio::time::sleep(DRAIN).await;
+        let_go(reporter).await;
     }
 }
 
@@ -48,44 +111,16 @@ pub async fn start() -> (HealthReporter, HealthServer<impl Health>) {
     (reporter, server)
 }
 
-/// Reports readiness until the service is asked to stop; then it is not ready any more, and after a moment those who
-/// watch are let go.
-pub async fn follow(reporter: HealthReporter, holdfast: Holdfast) {
-    let stopping = holdfast.stopping();
-    let mut able = Able::default();
-    while !stopping.is_cancelled() {
-        let now = tokio::select! {
-            now = Able::now(&holdfast) => now,
-            () = stopping.cancelled() => break,
-        };
-        if now != able {
-            report(&reporter, now).await;
-            if now.all {
-                info!("ready")
-            } else {
-                warn!(database = now.database, "not ready")
-            }
-            able = now;
-        }
-        tokio::select! {
-            () = tokio::time::sleep(PERIOD) => {}
-            () = stopping.cancelled() => {}
-        }
-    }
-    report(&reporter, Able::default()).await;
-    tokio::time::sleep(DRAIN).await;
-    let_go(reporter).await;
-}
-
 /// Ends the streams of those who watch.
 pub async fn let_go(mut reporter: HealthReporter) {
-    for service in READINESS.into_iter().chain([LOCK, LIVENESS]) {
+    for service in READINESS.into_iter().chain([LOCK, OBJECTIVE, LIVENESS]) {
         reporter.clear_service_status(service).await;
     }
 }
 
 async fn report(reporter: &HealthReporter, able: Able) {
-    for (service, serves) in READINESS.into_iter().map(|service| (service, able.all)).chain([(LOCK, able.database)]) {
+    let ready = READINESS.map(|service| (service, able.all));
+    for (service, serves) in ready.into_iter().chain([(LOCK, able.database), (OBJECTIVE, able.recent)]) {
         let status = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
         reporter.set_service_status(service, status).await;
     }

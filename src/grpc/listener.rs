@@ -38,11 +38,17 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub struct Listener {
     tcp: TcpListener,
     tls: Option<Arc<Tls>>,
+    most: usize,
 }
 
 impl Listener {
     pub async fn bind(at: SocketAddr, tls: Option<Arc<Tls>>) -> io::Result<Self> {
-        Ok(Self { tcp: TcpListener::bind(at).await?, tls })
+        Ok(Self { tcp: TcpListener::bind(at).await?, tls, most: MAX_CONNECTIONS })
+    }
+
+    /// With so many connections at most.
+    pub(super) fn at_most(self, most: usize) -> Self {
+        Self { most, ..self }
     }
 
     pub fn address(&self) -> io::Result<SocketAddr> {
@@ -52,13 +58,13 @@ impl Listener {
     /// The same listener once more.
     pub fn again(&self) -> io::Result<Self> {
         let tcp = TcpListener::from_std(std::net::TcpListener::from(self.tcp.as_fd().try_clone_to_owned()?))?;
-        Ok(Self { tcp, tls: self.tls.clone() })
+        Ok(Self { tcp, tls: self.tls.clone(), most: self.most })
     }
 
     /// Those who connect, for as long as somebody asks for the next. No failure ends it.
     pub(super) fn connections(self) -> impl Stream<Item = Result<Connection, Infallible>> {
         let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok());
-        let places = files.map_or(MAX_CONNECTIONS, |files| (files / 4).clamp(1, MAX_CONNECTIONS));
+        let places = files.map_or(self.most, |files| (files / 4).clamp(1, self.most));
         let door = Door {
             listener: self,
             greeted: JoinSet::new(),

@@ -9,12 +9,14 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
+use tracing::{Instrument, Span};
 
 use super::convert::lock as convert;
 use super::convert::lock::refusal::refusal;
 use super::proto::lock as wire;
 use super::proto::lock::lock_service_client::LockServiceClient;
+use super::trace;
 use crate::lock::{Error, Locks};
 use crate::model::lock::{Holder, Lease, Lock, NAME, Terms};
 
@@ -88,11 +90,13 @@ impl RemoteLock {
         self.exposed
     }
 
-    fn request<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
+    /// A request, and its span.
+    fn request<T>(&self, method: &'static str, message: T) -> (Request<T>, Span) {
+        let (mut request, span) = (Request::new(message), trace::calling(method));
         request.metadata_mut().insert("authorization", self.token.clone());
+        trace::pass_on(&span, request.metadata_mut());
         request.set_timeout(DEADLINE);
-        request
+        (request, span)
     }
 }
 
@@ -102,15 +106,18 @@ impl fmt::Debug for RemoteLock {
     }
 }
 
-fn answer<T>(answer: Result<Response<T>, Status>) -> Result<T, Error> {
+async fn answer<T>(span: Span, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Error> {
+    let answer = call.instrument(span.clone()).await;
+    trace::answered(&span, answer.as_ref().err().map_or(Code::Ok, Status::code));
     answer.map(Response::into_inner).map_err(|status| refusal(&status))
 }
 
 impl Locks for RemoteLock {
     fn acquire(&self, terms: Terms) -> BoxFuture<'static, Result<Lease, Error>> {
-        let (mut client, request) = (self.client.clone(), self.request(convert::asked(&terms)));
+        let (request, span) = self.request("holdfast.lock.v1.LockService/AcquireLock", convert::asked(&terms));
+        let mut client = self.client.clone();
         async move {
-            match answer(client.acquire_lock(request).await) {
+            match answer(span, client.acquire_lock(request)).await {
                 Err(Error::Lost | Error::TokenMismatch) => {
                     Err(Error::Unusable("it refuses a lease for a reason of another call".into()))
                 }
@@ -122,10 +129,11 @@ impl Locks for RemoteLock {
 
     fn renew(&self, lease: Lease) -> BoxFuture<'static, Result<(), Error>> {
         let (name, lease_id) = (NAME.to_owned(), lease.id.reveal().to_string());
-        let request = self.request(wire::RenewLockRequest { name, lease_id, ..Default::default() });
+        let message = wire::RenewLockRequest { name, lease_id, ..Default::default() };
+        let (request, span) = self.request("holdfast.lock.v1.LockService/RenewLock", message);
         let mut client = self.client.clone();
         async move {
-            let renewed = convert::granted(&answer(client.renew_lock(request).await)?)?;
+            let renewed = convert::granted(&answer(span, client.renew_lock(request)).await?)?;
             // A service that lost its state may have granted the lock anew.
             if renewed.fencing_token == lease.fencing_token && renewed.ttl >= lease.ttl { Ok(()) } else { Err(Error::Lost) }
         }
@@ -134,9 +142,11 @@ impl Locks for RemoteLock {
 
     fn release(&self, lease: Lease) -> BoxFuture<'static, Result<(), Error>> {
         let (name, lease_id) = (NAME.to_owned(), lease.id.reveal().to_string());
-        let (mut client, request) = (self.client.clone(), self.request(wire::ReleaseLockRequest { name, lease_id }));
+        let message = wire::ReleaseLockRequest { name, lease_id };
+        let (request, span) = self.request("holdfast.lock.v1.LockService/ReleaseLock", message);
+        let mut client = self.client.clone();
         async move {
-            match answer(client.release_lock(request).await) {
+            match answer(span, client.release_lock(request)).await {
                 Ok(_) | Err(Error::Lost) => Ok(()),
                 Err(error) => Err(error),
             }
@@ -163,8 +173,9 @@ impl Locks for RemoteLock {
     }
 
     fn look(&self) -> BoxFuture<'static, Result<Lock, Error>> {
-        let request = self.request(wire::GetLockRequest { name: NAME.to_owned() });
+        let message = wire::GetLockRequest { name: NAME.to_owned() };
+        let (request, span) = self.request("holdfast.lock.v1.LockService/GetLock", message);
         let mut client = self.client.clone();
-        async move { convert::shown(answer(client.get_lock(request).await)?) }.boxed()
+        async move { convert::shown(answer(span, client.get_lock(request)).await?) }.boxed()
     }
 }

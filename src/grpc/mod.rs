@@ -16,6 +16,7 @@ mod operation_service;
 pub mod proto;
 mod status;
 mod tls;
+mod trace;
 
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ use tonic::transport::Server;
 use tracing::warn;
 
 pub use access::{Authenticator, Bindings, Jwt, KeySource, Role, TokenReview};
+pub use health::Probes;
 pub use listener::Listener;
 pub use lock_client::RemoteLock;
 use proto::backup::audit_service_server::AuditServiceServer;
@@ -35,6 +37,7 @@ use proto::backup::backup_service_server::BackupServiceServer;
 use proto::backup::operation_service_server::OperationServiceServer;
 use proto::lock::lock_service_server::LockServiceServer;
 pub use tls::{Tls, TlsFiles};
+pub use trace::{Answer, Answered};
 
 use crate::operations::Holdfast;
 
@@ -45,11 +48,15 @@ pub mod fuzzing {
 }
 
 /// What differs between installations.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Settings {
     pub authenticator: Authenticator,
     /// Takes passphrases over connections without TLS: for development, or where a mesh encrypts.
     pub allow_plaintext_secrets: bool,
+    /// Who learns whether the service is able to work.
+    pub probes: Probes,
+    /// Who counts the calls.
+    pub answered: Answered,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +81,8 @@ const MIB: u32 = 1024 * KIB;
 /// Largest message taken; uploads come in chunks of 1 MiB.
 const MAX_MESSAGE: usize = 256 * 1024;
 const MAX_CHUNK_MESSAGE: usize = 2 * 1024 * 1024;
+/// Most connections of those who probe at a time.
+const MAX_PROBES: usize = 32;
 const MAX_HEADERS: u32 = 16 * KIB;
 const MAX_STREAMS: u32 = 100;
 /// Streams that a client has reset before they were begun with, and those that are reset for what it did: then its connection
@@ -118,6 +127,20 @@ pub async fn serve_not_ready(listener: Listener, authenticator: Authenticator, s
     Ok(())
 }
 
+/// Answers probes and nothing else, for as long as somebody waits for its end.
+///
+/// # Errors
+/// When the server cannot start.
+pub async fn serve_health(listener: Listener, probes: Probes) -> Result<(), Error> {
+    let (reporter, health) = health::start().await;
+    let router = server().add_service(health.max_decoding_message_size(MAX_MESSAGE));
+    tokio::select! {
+        end = router.serve_with_incoming(listener.at_most(MAX_PROBES).connections()) => end?,
+        () = probes.tell(reporter, CancellationToken::new()) => {}
+    }
+    Ok(())
+}
+
 /// Serves until `holdfast` stops, and a little longer for the calls that are under way.
 ///
 /// # Errors
@@ -132,8 +155,9 @@ pub async fn serve(listener: Listener, holdfast: Holdfast, settings: Settings) -
     let events = audit_service::Service { holdfast: holdfast.clone() };
     let locks = lock_service::Service { holdfast: holdfast.clone(), allow_plaintext_secrets };
     let witness = holdfast.clone();
+    let gate = gate::Gate::new(settings.authenticator, stopping.clone(), move |caller, reason| witness.refused(caller, reason));
     let router = server()
-        .layer(gate::Gate::new(settings.authenticator, stopping.clone(), move |caller, reason| witness.refused(caller, reason)))
+        .layer(gate.telling(settings.answered))
         .add_service(BackupServiceServer::new(backups).max_decoding_message_size(MAX_CHUNK_MESSAGE))
         .add_service(OperationServiceServer::new(operations).max_decoding_message_size(MAX_MESSAGE))
         .add_service(AuditServiceServer::new(events).max_decoding_message_size(MAX_MESSAGE))
@@ -141,13 +165,15 @@ pub async fn serve(listener: Listener, holdfast: Holdfast, settings: Settings) -
         .add_service(health.max_decoding_message_size(MAX_MESSAGE))
         .add_service(v1.max_decoding_message_size(MAX_MESSAGE))
         .add_service(v1alpha.max_decoding_message_size(MAX_MESSAGE));
-    let server = router.serve_with_incoming_shutdown(listener.connections(), health::follow(reporter, holdfast));
+    let told = settings.probes.tell(reporter, stopping.clone());
+    let server = router.serve_with_incoming_shutdown(listener.connections(), told);
+    let served = async { tokio::join!(server, settings.probes.look(&holdfast)).0 };
     let too_late = async {
         stopping.cancelled().await;
         tokio::time::sleep(SHUTDOWN).await;
     };
     tokio::select! {
-        end = server => end?,
+        end = served => end?,
         () = too_late => warn!("calls that did not end in time are cut off"),
     }
     Ok(())

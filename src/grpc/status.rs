@@ -4,12 +4,12 @@
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
-use tracing::{debug, error, warn};
+use tracing::{Span, debug, error, warn};
 
 use super::convert::fields::duration;
 use super::proto::backup::{ErrorReason, OperationError};
 use crate::model::{Failure, Reason};
-use crate::operations;
+use crate::{operations, telemetry};
 
 /// `ErrorInfo.domain` of every error of this service.
 pub const DOMAIN: &str = "backup.holdfast";
@@ -93,6 +93,10 @@ impl From<Failure> for Status {
         details.set_error_info(name, DOMAIN, failure.metadata.into_iter().collect::<std::collections::HashMap<_, _>>());
         if let Some(field) = &failure.field {
             details.add_bad_request_violation(field, &failure.message);
+        }
+        // What the log tells of it is found by this.
+        if let (Reason::Internal, Some(trace)) = (failure.reason, telemetry::trace_id(&Span::current())) {
+            details.set_request_info(trace.to_string(), "");
         }
         if let Some(delay) = failure.retry_after {
             details.set_retry_info(Some(delay));

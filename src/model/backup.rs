@@ -23,6 +23,16 @@ pub enum Trigger {
 }
 
 impl Trigger {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::OnDemand => "on_demand",
+            Self::Scheduled => "scheduled",
+            Self::Safety => "safety",
+            Self::Imported => "imported",
+            Self::Uploaded => "uploaded",
+        }
+    }
+
     /// Whether this system made it, just then. A file that came from elsewhere may be of any age.
     pub fn made_here(self) -> bool {
         !matches!(self, Self::Imported | Self::Uploaded)

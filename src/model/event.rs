@@ -10,6 +10,7 @@ use super::backup::{Backup, Origin};
 use super::failure::{Failure, Reason};
 use super::name::{BackupId, OperationId, Sha256};
 use super::operation::{Kind, Operation, Outcome, RestoreResult};
+use super::trace::TraceId;
 
 /// Who caused an event, as far as it was proven.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,13 +31,15 @@ pub struct Caller {
     pub actor: Actor,
     /// Full gRPC method; empty for what the service does by itself.
     pub method: String,
+    /// The trace of the call.
+    pub trace_id: Option<TraceId>,
 }
 
 impl Caller {
     /// The service itself, in one of its roles, for example `scheduler`.
     pub fn internal(role: &str) -> Self {
         let actor = Actor { principal: format!("system:{role}"), authentication: "internal".into(), ..Actor::default() };
-        Self { actor, method: String::new() }
+        Self { actor, ..Self::default() }
     }
 
     pub fn principal(&self) -> &str {
@@ -68,6 +71,8 @@ pub struct Event {
     pub reason: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub request_id: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<TraceId>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub attributes: BTreeMap<String, String>,
 }
@@ -124,8 +129,8 @@ impl Filter {
 impl Event {
     /// Something that `caller` did to `target`.
     pub fn new(kind: &str, caller: &Caller, target: impl ToString) -> Self {
-        let Caller { actor, method } = caller.clone();
-        Self { kind: kind.to_owned(), actor, method, target: target.to_string(), ..Self::default() }
+        let Caller { actor, method, trace_id } = caller.clone();
+        Self { kind: kind.to_owned(), actor, method, target: target.to_string(), trace_id, ..Self::default() }
     }
 
     pub fn with(mut self, key: &str, value: impl ToString) -> Self {
@@ -185,6 +190,7 @@ impl Event {
             failure: None,
             reason: operation.reason.clone(),
             request_id: operation.request_id.clone(),
+            trace_id: operation.trace_id,
             attributes: BTreeMap::new(),
         }
     }

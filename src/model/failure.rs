@@ -68,6 +68,13 @@ pub enum Reason {
     Internal,
 }
 
+impl Reason {
+    /// As it is published, for example `BACKUP_NOT_FOUND`.
+    pub fn word(self) -> String {
+        serde_json::to_string(&self).unwrap_or_default().trim_matches('"').to_owned()
+    }
+}
+
 /// One failure.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {

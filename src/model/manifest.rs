@@ -12,6 +12,7 @@ use super::backup::Trigger;
 use super::chain::Head;
 use super::copy::{CopyFormat, Tally};
 use super::name::{BackupId, ResourceName, Sha256, TableName};
+use super::trace::TraceId;
 
 /// Version of the file format. A reader accepts its own major version only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,6 +84,9 @@ pub struct Manifest {
     /// Files of old do not have it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audit: Option<Head>,
+    /// The trace in which it was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<TraceId>,
     pub resources: Vec<ResourceEntry>,
     pub tables: Vec<TableEntry>,
 }

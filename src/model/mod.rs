@@ -19,6 +19,7 @@ pub mod schedule;
 pub mod secret;
 pub mod settings;
 mod strength;
+pub mod trace;
 pub mod verification;
 
 pub use backup::Backup;
@@ -32,3 +33,4 @@ pub use notice::Notice;
 pub use operation::Operation;
 pub use schedule::Schedule;
 pub use secret::{Opener, Passphrase, SecretKey, SessionKey};
+pub use trace::TraceId;

@@ -34,6 +34,7 @@ macro_rules! serde_as_text {
         }
     };
 }
+pub(super) use serde_as_text;
 
 const SUFFIX_ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 const SUFFIX_LENGTH: usize = 8;

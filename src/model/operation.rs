@@ -8,6 +8,7 @@ use super::event::{Actor, Caller};
 use super::failure::Failure;
 use super::name::{BackupId, OperationId, ResourceName};
 use super::notice::Notice;
+use super::trace::TraceId;
 use super::verification::Verification;
 
 /// What an operation does.
@@ -23,6 +24,18 @@ pub enum Kind {
     Rehearsal,
 }
 
+impl Kind {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Backup => "backup",
+            Self::Restore => "restore",
+            Self::Preview => "preview",
+            Self::Verify => "verify",
+            Self::Rehearsal => "rehearsal",
+        }
+    }
+}
+
 /// Where an operation is; phases follow each other in this order and some are skipped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -36,6 +49,22 @@ pub enum Phase {
     Committing,
     Finishing,
     Done,
+}
+
+impl Phase {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::WaitingForLock => "waiting_for_lock",
+            Self::Preparing => "preparing",
+            Self::Transferring => "transferring",
+            Self::SafetyBackup => "safety_backup",
+            Self::Applying => "applying",
+            Self::Checking => "checking",
+            Self::Committing => "committing",
+            Self::Finishing => "finishing",
+            Self::Done => "done",
+        }
+    }
 }
 
 /// How much is done. `percent` never goes back and is 100 only at the end.
@@ -67,6 +96,9 @@ pub struct Operation {
     #[serde(default)]
     pub reason: String,
     pub request_id: String,
+    /// The trace of its work, which is that of the call that started it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<TraceId>,
     /// The backup it works on; a backup has one from the moment its file is known.
     pub target: Option<BackupId>,
     pub create_time: DateTime<Utc>,
@@ -161,6 +193,7 @@ impl Operation {
             method: caller.method.clone(),
             reason: String::new(),
             request_id: request_id.to_owned(),
+            trace_id: None,
             target: None,
             create_time: now,
             start_time: None,

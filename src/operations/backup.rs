@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, info_span};
 use uuid::Uuid;
 
 use super::call::{BackupRequest, Caller};
@@ -91,9 +92,9 @@ impl Holdfast {
     ) -> Result<Operation> {
         let accepted = Operation::accepted(id, Kind::Backup, caller, &request.request_id, now());
         let operation = Operation { trigger: Some(request.trigger), ..accepted };
-        let (holdfast, about) = (self.clone(), operation.clone());
-        let lock_wait = request.lock_wait;
-        self.begin(operation, key, lock_wait, move |work| async move { holdfast.run_backup(&work, &about, request).await }).await
+        let (holdfast, lock_wait) = (self.clone(), request.lock_wait);
+        let run = move |work: Arc<Work>| async move { holdfast.run_backup(&work, &work.operation(), request).await };
+        self.begin(operation, key, lock_wait, run).await
     }
 
     async fn run_backup(&self, work: &Arc<Work>, about: &Operation, request: BackupRequest) -> Result<Outcome> {
@@ -105,7 +106,7 @@ impl Holdfast {
 
         fault::point("published");
         work.phase(Phase::Finishing, "Gives up what is too old.");
-        let (expired, not_expired) = self.expire().await.unwrap_or_else(|error| {
+        let (expired, not_expired) = self.expire().instrument(info_span!("backup.retention")).await.unwrap_or_else(|error| {
             tracing::warn!(%error, "backups beyond the limit could not be deleted yet");
             Default::default()
         });
@@ -139,6 +140,7 @@ impl Holdfast {
                     passphrase: note,
                     recipients: protection.recipients.fingerprints(),
                     audit: Some(audit),
+                    trace_id: about.trace_id,
                     resources,
                     tables,
                 }
@@ -157,7 +159,8 @@ impl Holdfast {
             work.phase(Phase::Checking, "Reads the file back from the disk.");
         }
         let (proven, stopped) = (manifest.clone(), work.stopped());
-        let written = work.blocking(move || prove(written, &proven, protection.passphrase, &trust, &stopped)).await??;
+        let written =
+            work.blocking("backup.verify", move || prove(written, &proven, protection.passphrase, &trust, &stopped)).await??;
         let notices = notices.into_iter().chain(self.notices_about_recipients()).collect();
         if written.origin.as_ref() != Some(&origin) {
             return Err(Error::ReadBack);
@@ -190,7 +193,7 @@ impl Holdfast {
         let (pieces, incoming) = mpsc::channel(PIECES_IN_FLIGHT);
         let (end, at_end) = oneshot::channel();
         let (folder, operation, head) = (parts.folder.clone(), work.id(), manifest.clone());
-        let writer = work.blocking(move || {
+        let writer = work.blocking("backup.encode", move || {
             fault::point("writing");
             let writer = Writer::new(folder.draft(operation)?, &protection, &head)?;
             write_pieces(writer, incoming, at_end)
@@ -226,7 +229,7 @@ impl Holdfast {
             let publication = parts.state.begin_publication(&backup.id, token).await?;
             fault::point("publishing");
             let (folder, name) = (parts.folder.clone(), backup.file_name.clone());
-            work.blocking(move || folder.keep(draft, &name)).await??;
+            work.blocking("backup.publish", move || folder.keep(draft, &name)).await??;
             fault::point("named");
             Ok::<_, Error>(publication)
         };

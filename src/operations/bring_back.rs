@@ -71,7 +71,7 @@ impl Holdfast {
             }
             Ok(folder.replace(draft, &name)?)
         };
-        work.blocking(put).await??;
+        work.blocking("backup.bring_back", put).await??;
         tracing::info!(backup = %backup.id, "a file was brought back from the archive");
         work.progress(|progress| progress.completed_bytes = 0);
         Ok(())

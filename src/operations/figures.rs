@@ -13,6 +13,11 @@ use crate::model::backup::State;
 const VOLUME: Duration = Duration::from_secs(2);
 
 impl Holdfast {
+    /// How old the data in the newest good backup is, of those that were asked for or planned. `None`: there is none.
+    pub async fn newest_backup_age(&self) -> Result<Option<Duration>> {
+        Ok(self.0.parts.state.newest_backup_age().await?)
+    }
+
     pub async fn figures(&self) -> Result<Figures> {
         let state = &self.0.parts.state;
         // Of the volume, and not of what is below its mount point.

@@ -32,6 +32,7 @@ mod settings;
 mod signing;
 mod source;
 mod sync;
+mod trail;
 mod transfer;
 mod upload;
 mod verify;
@@ -48,15 +49,18 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Span;
 use uuid::Uuid;
 
 use crate::archive::Unusable;
 use crate::folder::{self, Folder};
 use crate::lock::Keeper;
+use crate::model::event::Caller;
 use crate::model::schedule::Driver;
-use crate::model::{Catalog, OperationId};
+use crate::model::{Catalog, Operation, OperationId};
 use crate::postgres::Database;
 use crate::postgres::state::{State, System};
+use crate::telemetry;
 use crate::webhook::Webhook;
 
 pub use admission::Limits;
@@ -103,7 +107,11 @@ pub struct Parts {
     pub webhook: Option<Webhook>,
     /// A second place for the files.
     pub archive: Option<Archive>,
+    /// Is told of each operation that ended here, and of each that was asked for and did not begin: it has no outcome.
+    pub told: Told,
 }
+
+pub type Told = Arc<dyn Fn(&Operation) + Send + Sync>;
 
 /// The parts, and what runs on them.
 struct Running {
@@ -304,7 +312,8 @@ impl Holdfast {
 
 /// Runs what blocks - files, compression, encryption - where it may.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| Error::Bug("a blocking task panicked"))
+    let span = Span::current();
+    tokio::task::spawn_blocking(move || span.in_scope(work)).await.map_err(|_| Error::Bug("a blocking task panicked"))
 }
 
 /// The clock. Everything below is told the time.
@@ -319,6 +328,11 @@ fn now() -> DateTime<Utc> {
 /// Which of them is not, and why.
 pub fn recipients(certificates: &[u8]) -> std::result::Result<Recipients, Unusable> {
     Recipients::parse(certificates, now())
+}
+
+/// The service itself, in one of its roles, within what it does just now.
+fn internal(role: &str) -> Caller {
+    Caller { trace_id: telemetry::trace_id(&Span::current()), ..Caller::internal(role) }
 }
 
 fn new_operation_id() -> OperationId {

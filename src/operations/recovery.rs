@@ -164,6 +164,7 @@ impl Holdfast {
         }
         ended.outcome = outcome.or_else(|| Some(Outcome::Failed(Box::new(Error::Interrupted.failure()))));
         self.0.parts.state.report(&ended).await?;
+        (self.0.parts.told)(&ended);
         Ok(())
     }
 

@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tracing::{Instrument, info_span};
+
 use super::backup::digest;
 use super::call::{Caller, RestoreRequest};
 use super::preview::{check_etag, foreseen};
@@ -46,8 +48,8 @@ impl Holdfast {
         }
         let accepted = Operation::accepted(new_operation_id(), Kind::Restore, caller, &request.request_id, now());
         let operation = Operation { target: Some(request.backup.clone()), reason: request.reason.clone(), ..accepted };
-        let (holdfast, about, lock_wait) = (self.clone(), operation.clone(), request.lock_wait);
-        let run = move |work| async move { holdfast.run_restore(&work, &about, &request, &source).await };
+        let (holdfast, lock_wait) = (self.clone(), request.lock_wait);
+        let run = move |work: Arc<Work>| async move { holdfast.run_restore(&work, &work.operation(), &request, &source).await };
         self.begin(operation, key, lock_wait, run).await.map(Some)
     }
 
@@ -125,7 +127,7 @@ impl Holdfast {
         if let Err(error) = self.note_contents(&source.backup, &contents, source.opener.as_ref()).await {
             tracing::warn!(%error, "what is in the file could not be noted");
         }
-        if let Err(error) = self.expire_safety().await {
+        if let Err(error) = self.expire_safety().instrument(info_span!("backup.retention")).await {
             tracing::warn!(%error, "superfluous safety backups could not be deleted yet");
         }
         Ok(Outcome::Restore(Box::new(result)))

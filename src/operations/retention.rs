@@ -29,7 +29,7 @@ impl Holdfast {
     /// Deletes what it can of what is superfluous; the second answer is what it could not. What was pinned or changed since it
     /// was looked at stays.
     async fn remove_all(&self, superfluous: impl Fn(&[Backup]) -> Vec<BackupId>) -> Result<(Vec<BackupId>, Vec<BackupId>)> {
-        let retainer = Caller::internal("retention");
+        let retainer = super::internal("retention");
         let stored = self.0.parts.state.backups().await?;
         let revisions: HashMap<BackupId, i64> = stored.iter().map(|stored| (stored.backup.id.clone(), stored.revision)).collect();
         let backups: Vec<Backup> = stored.into_iter().map(|stored| stored.backup).collect();

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use tokio::time::timeout;
 
 use super::backup::Made;
-use super::call::Caller;
 use super::recovery::VOLUME;
 use super::works::Work;
 use super::{Error, Holdfast, Result};
@@ -40,7 +39,7 @@ impl Holdfast {
     /// or on a volume that does not work, keeps nobody from learning how the restore ended.
     pub(super) async fn discard_safety_backup(&self, restore: OperationId) -> Result<()> {
         let Some(Stored { backup, .. }) = self.0.parts.state.backup_of(restore).await? else { return Ok(()) };
-        let retainer = Caller::internal("retention");
+        let retainer = super::internal("retention");
         let removed = timeout(VOLUME, self.remove(&backup.id, backup.state, None, ("backup.expired", &retainer))).await;
         match removed.unwrap_or_else(|_| Err(Error::TimedOut)) {
             Err(Error::BackupInUse(id)) => {

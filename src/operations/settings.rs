@@ -276,6 +276,7 @@ fn probe(protection: Protection, system_id: uuid::Uuid, note: PassphraseNote) ->
         passphrase: Some(note),
         recipients: protection.recipients.fingerprints(),
         audit: None,
+        trace_id: None,
         resources: Vec::new(),
         tables: Vec::new(),
     };

@@ -207,7 +207,8 @@ impl Source {
         let (backup, opener, expected) = (self.backup.clone(), self.opener.clone(), self.manifest.clone());
         let trust = self.trust.clone();
         let file = self.file.try_clone().map_err(crate::folder::Error::from)?;
-        let reader = work.blocking(move || read_pieces(file, &backup, opener.as_ref(), &trust, &expected, pieces));
+        let reader =
+            work.blocking("backup.decode", move || read_pieces(file, &backup, opener.as_ref(), &trust, &expected, pieces));
         let loader = async {
             // Gone when the loader is: a reader that waits for a place in the channel must learn of it.
             let mut incoming = incoming;

@@ -141,7 +141,7 @@ impl Holdfast {
             work.progress(|progress| *progress = Progress { estimated_bytes: backup.size_bytes, ..Progress::default() });
             let (folder, of, with, stopped) = (self.0.parts.folder.clone(), backup.clone(), opener.cloned(), work.stopped());
             let trust = self.trust().await?;
-            work.blocking(move || look_at_file(&folder, &of, level, with.as_ref(), &trust, &stopped)).await?
+            work.blocking("backup.verify", move || look_at_file(&folder, &of, level, with.as_ref(), &trust, &stopped)).await?
         };
         let note = async |(checks, _): &Looked| {
             let verification = Verification { backup: backup.id.clone(), level, checks: checks.clone(), notices: Vec::new() };
@@ -239,7 +239,7 @@ impl Holdfast {
                 _ => Some("backup.recovered"),
             };
             let event = kind.map(|kind| {
-                let event = Event::new(kind, &Caller::internal("verification"), backup_name(id));
+                let event = Event::new(kind, &super::internal("verification"), backup_name(id));
                 Event { operation, ..event }.with("fileName", &backup.file_name).with("detail", detail)
             });
             let (level, valid) = (verification.level, verification.valid());

@@ -11,16 +11,18 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::time::{Instant, sleep, timeout};
+use tracing::Instrument;
 
 use super::call::Caller;
 use super::works::Work;
-use super::{Error, Holdfast, Result, now};
+use super::{Error, Holdfast, Result, now, trail};
 use crate::fault;
 use crate::lock::{self, Held};
 use crate::model::lock::Holder;
 use crate::model::operation::{Kind, Operation, Outcome, Phase};
 use crate::model::{Event, OperationId, Reason};
 use crate::postgres::state::{Accepted, Alive, Commit, Request};
+use crate::telemetry;
 
 impl Holdfast {
     /// The operation of an earlier call with the same `request_id`.
@@ -36,7 +38,7 @@ impl Holdfast {
     /// A caller that hangs up in the middle of it changes nothing.
     pub(super) async fn begin<F>(
         &self,
-        operation: Operation,
+        mut operation: Operation,
         request: Request,
         lock_wait: Duration,
         work: impl FnOnce(Arc<Work>) -> F + Send + 'static,
@@ -45,16 +47,23 @@ impl Holdfast {
         F: Future<Output = Result<Outcome>> + Send + 'static,
     {
         const PANICKED: Error = Error::Bug("an operation could not be accepted");
-        let holdfast = self.clone();
-        let accepting = self.0.tasks.spawn(async move {
+        let span = trail::span(&operation);
+        operation.trace_id = telemetry::trace_id(&span);
+        let (holdfast, about) = (self.clone(), operation.clone());
+        let accepting = async move {
             let about = operation.clone();
             let accepted = AssertUnwindSafe(holdfast.accept(operation, request, lock_wait, work)).catch_unwind().await;
             accepted.unwrap_or_else(|_| {
                 holdfast.0.tasks.spawn(holdfast.clone().let_go_later(about));
                 Err(PANICKED)
             })
-        });
-        accepting.await.map_err(|_| PANICKED)?
+        };
+        let accepted = self.0.tasks.spawn(accepting.instrument(span.clone())).await.map_err(|_| PANICKED)?;
+        if let Err(error) = &accepted {
+            trail::failed(&span, &error.failure());
+            (self.0.parts.told)(&about);
+        }
+        accepted
     }
 
     async fn accept<F>(
@@ -90,10 +99,11 @@ impl Holdfast {
         }
         tracing::info!(operation_id = %operation.id, kind = ?operation.kind, caller = operation.caller, "operation accepted");
         let holdfast = self.clone();
-        self.0.tasks.spawn(async move {
+        let living = async move {
             let _entry = entry;
             holdfast.live(running, held, lock_wait, work).await;
-        });
+        };
+        self.0.tasks.spawn(living.in_current_span());
         Ok(operation)
     }
 
@@ -264,6 +274,8 @@ impl Holdfast {
                 Outcome::Failed(Box::new(failure))
             }
         });
+        work.ended(&operation);
+        (self.0.parts.told)(&operation);
         let write = async {
             // A database that went silent in the middle of it is asked again.
             while let Err(error) = timeout(ANSWER, self.write_end(&operation)).await.unwrap_or(Err(Error::TimedOut)) {

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::info_span;
 
+use super::trail::Trail;
 use super::{Error, Holdfast, Result, now};
 use crate::model::operation::{Operation, Phase, Progress};
 use crate::model::{BackupId, OperationId};
@@ -57,13 +59,16 @@ pub struct Work {
 
 struct WorkState {
     operation: Operation,
+    trail: Trail,
     /// Why it stops.
     cause: Option<Error>,
 }
 
 impl Work {
+    /// Within the span of the operation.
     pub fn new(operation: Operation) -> Self {
-        let state = Mutex::new(WorkState { operation, cause: None });
+        let trail = Trail::new(&operation);
+        let state = Mutex::new(WorkState { operation, trail, cause: None });
         Self { state, stop: CancellationToken::new(), blocking: TaskTracker::new() }
     }
 
@@ -84,9 +89,10 @@ impl Work {
     }
 
     pub fn phase(&self, phase: Phase, detail: &str) {
-        let operation = &mut self.state().operation;
+        let WorkState { operation, trail, .. } = &mut *self.state();
         operation.phase = operation.phase.max(phase);
         detail.clone_into(&mut operation.detail);
+        trail.follow(operation);
     }
 
     pub fn target(&self, id: &BackupId) {
@@ -94,10 +100,12 @@ impl Work {
     }
 
     pub fn progress(&self, change: impl FnOnce(&mut Progress)) {
-        let progress = &mut self.state().operation.progress;
+        let WorkState { operation, trail, .. } = &mut *self.state();
+        let progress = &mut operation.progress;
         let before = progress.percent;
         change(progress);
         progress.percent = progress.percent.clamp(before, 99);
+        trail.resource(progress.current_resource.as_ref());
     }
 
     /// Stops the work for this cause, unless it is committing or stopping already.
@@ -120,8 +128,10 @@ impl Work {
         if let Some(cause) = state.cause.take() {
             return Err(cause);
         }
-        state.operation.phase = Phase::Committing;
-        detail.clone_into(&mut state.operation.detail);
+        let WorkState { operation, trail, .. } = &mut *state;
+        operation.phase = Phase::Committing;
+        detail.clone_into(&mut operation.detail);
+        trail.follow(operation);
         Ok(())
     }
 
@@ -132,10 +142,16 @@ impl Work {
 
     /// Its work begins, under this token.
     pub fn begin(&self, fencing_token: i64) {
-        let operation = &mut self.state().operation;
+        let WorkState { operation, trail, .. } = &mut *self.state();
         operation.fencing_token = fencing_token;
         operation.start_time = Some(now());
         operation.phase = Phase::Preparing;
+        trail.follow(operation);
+    }
+
+    /// This is how it ended, for its trace.
+    pub fn ended(&self, operation: &Operation) {
+        self.state().trail.end(operation);
     }
 
     /// Ends when its blocking parts have.
@@ -144,8 +160,10 @@ impl Work {
         self.blocking.wait().await;
     }
 
-    /// Runs a part that blocks. Dropping the answer does not end it; closing its channels does.
-    pub async fn blocking<T: Send + 'static>(&self, part: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    /// Runs a part that blocks, under this name in the trace. Dropping the answer does not end it; closing its channels does.
+    pub async fn blocking<T: Send + 'static>(&self, name: &str, part: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        let span = info_span!(parent: self.state().trail.phase(), "part", otel.name = name);
+        let part = move || span.in_scope(part);
         self.blocking.spawn_blocking(part).await.map_err(|_| Error::Bug("a blocking part of the work panicked"))
     }
 }

@@ -7,6 +7,7 @@
 #![expect(clippy::print_stderr, reason = "what was measured, and what was left out")]
 
 mod canary;
+mod collector;
 mod disk;
 mod proxy;
 mod tls;
@@ -22,6 +23,7 @@ mod beside;
 mod bucket;
 mod chain;
 mod check;
+mod check_config;
 mod cli;
 mod clocks;
 mod conformance;
@@ -34,6 +36,7 @@ mod encryption;
 mod files;
 mod full;
 mod golden;
+mod health;
 mod history;
 mod hostile;
 mod identity;
@@ -63,6 +66,7 @@ mod start;
 mod stop;
 mod swapped;
 mod sync;
+mod telemetry;
 mod transfers;
 mod unattended;
 mod undo;

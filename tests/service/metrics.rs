@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use holdfast::grpc::proto::backup::DeleteBackupRequest;
@@ -35,6 +37,11 @@ fn ask(address: &str, request: &str) -> String {
 pub fn figure(world: &World, series: &str) -> f64 {
     let (values, text) = scrape(&address(world));
     *values.get(series).unwrap_or_else(|| panic!("no {series} in {text}"))
+}
+
+/// Whether this is anywhere in what Prometheus is told.
+pub fn has_figure(world: &World, words: &str) -> bool {
+    scrape(&address(world)).1.contains(words)
 }
 
 fn address(world: &World) -> String {
@@ -124,4 +131,30 @@ async fn metrics_tell_of_the_archive_and_what_it_has_is_not_lost() {
         let names: BTreeSet<_> = words.filter(|word| word.starts_with("backup_")).collect();
         assert!(names.len() > 10 && names.is_subset(&known), "nobody exports {:?}", names.difference(&known));
     }
+}
+
+/// The checker of Prometheus, where one is installed or was built (`~/.cache/holdfast`).
+fn promtool() -> Option<PathBuf> {
+    let built = std::fs::read_dir(PathBuf::from(std::env::var_os("HOME")?).join(".cache/holdfast"));
+    let built = built.into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path().join("promtool")));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|folder| folder.join("promtool")).chain(built).find(|program| program.is_file())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prometheus_finds_nothing_wrong_with_the_metrics() {
+    let Some(promtool) = promtool() else {
+        eprintln!("SKIPPED: there is no promtool, which checks metrics");
+        return;
+    };
+    let world = World::with(&[("HOLDFAST_METRICS_LISTEN", "127.0.0.1:0")]).await;
+    world.backup().await;
+    let text = scrape(&address(&world)).1;
+    let mut check = Command::new(promtool);
+    let check = check.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut check = check.spawn().unwrap();
+    check.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let found = check.wait_with_output().unwrap();
+    let found = [found.stdout, found.stderr].concat();
+    assert!(found.is_empty(), "{}", String::from_utf8_lossy(&found));
 }

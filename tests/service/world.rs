@@ -295,13 +295,33 @@ impl World {
 
     /// Runs the service until its log has this message.
     async fn launch(&mut self, message: &str) -> Result<(), String> {
-        let path = |name: &str| self.dir.path().join(name).display().to_string();
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join(&self.log)).unwrap();
         let seen = self.log().len();
         let program: Vec<&str> = self.starter.iter().map(String::as_str).chain([BINARY, "serve"]).collect();
         let mut command = Command::new(program[0]);
         command.args(&program[1..]).env_clear().stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        command.envs([
+        command.envs(self.settings());
+        let mut process = command.spawn().expect("the service can be started");
+        let address = eventually(Duration::from_secs(60), || {
+            let log = self.log();
+            let ended = process.try_wait().unwrap();
+            let line = log[seen..].lines().find(|line| line.contains(message)).map(str::to_owned);
+            ended.map(Err).or(line.map(Ok))
+        })
+        .await;
+        let line = match address {
+            Ok(line) => line,
+            Err(status) => return Err(format!("{status}\n{}", &self.log()[seen..])),
+        };
+        let address = serde_json::from_str::<serde_json::Value>(&line).unwrap()["address"].as_str().unwrap().to_owned();
+        self.service = Some(Service { process, address });
+        Ok(())
+    }
+
+    /// The environment of the service.
+    pub fn settings(&self) -> Vec<(String, String)> {
+        let path = |name: &str| self.dir.path().join(name).display().to_string();
+        let usual = [
             ("HOLDFAST_LISTEN", "127.0.0.1:0".to_owned()),
             ("HOLDFAST_FOLDER", path("backups")),
             ("HOLDFAST_CATALOG", repository().join("deploy/catalog.toml").display().to_string()),
@@ -318,29 +338,13 @@ impl World {
             ("HOLDFAST_LIMITS__BACKUPS_PER_HOUR", "0".to_owned()),
             ("HOLDFAST_LOG", "trace".to_owned()),
             ("HOLDFAST_ALLOW_PLAINTEXT_SECRETS", "true".to_owned()),
-        ]);
+        ];
+        let usual = usual.map(|(name, value)| (name.to_owned(), value));
+        let mut all: std::collections::BTreeMap<String, String> = usual.into_iter().collect();
         for (name, value) in &self.settings {
-            if value.is_empty() {
-                command.env_remove(name)
-            } else {
-                command.env(name, value)
-            };
+            all.insert(name.clone(), value.clone());
         }
-        let mut process = command.spawn().expect("the service can be started");
-        let address = eventually(Duration::from_secs(60), || {
-            let log = self.log();
-            let ended = process.try_wait().unwrap();
-            let line = log[seen..].lines().find(|line| line.contains(message)).map(str::to_owned);
-            ended.map(Err).or(line.map(Ok))
-        })
-        .await;
-        let line = match address {
-            Ok(line) => line,
-            Err(status) => return Err(format!("{status}\n{}", &self.log()[seen..])),
-        };
-        let address = serde_json::from_str::<serde_json::Value>(&line).unwrap()["address"].as_str().unwrap().to_owned();
-        self.service = Some(Service { process, address });
-        Ok(())
+        all.into_iter().filter(|(_, value)| !value.is_empty()).collect()
     }
 
     /// A setting of the service; with a blank value, it is not set.

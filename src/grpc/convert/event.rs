@@ -28,7 +28,7 @@ pub fn audit_event(recorded: Recorded) -> wire::AuditEvent {
         error_reason: failure.map(|(_, reason)| published_name(reason).to_owned()).unwrap_or_default(),
         reason: event.reason,
         request_id: event.request_id,
-        trace_id: String::new(),
+        trace_id: event.trace_id.map(|id| id.to_string()).unwrap_or_default(),
         attributes: event.attributes.into_iter().collect(),
         hash: recorded.hash.to_string(),
     }

@@ -56,7 +56,7 @@ pub fn operation(operation: Operation) -> wire::Operation {
         request_id: operation.request_id,
         fencing_token: operation.fencing_token,
         revision: operation.revision,
-        trace_id: String::new(),
+        trace_id: operation.trace_id.map(|id| id.to_string()).unwrap_or_default(),
     };
     wire::Operation {
         name: operation_name(operation.id),

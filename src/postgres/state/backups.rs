@@ -99,6 +99,15 @@ impl State {
         Ok(())
     }
 
+    /// How old the data in the newest READY backup is, of those that were asked for or planned, by the clock of the database.
+    pub async fn newest_backup_age(&self) -> Result<Option<Duration>, Error> {
+        let query =
+            "SELECT extract(epoch FROM clock_timestamp() - max((body->>'snapshot_time')::timestamptz))::float8 FROM backup
+                     WHERE state = 'ready' AND body->>'trigger' IN ('on_demand', 'scheduled')";
+        let age: Option<f64> = sqlx::query_scalar(query).fetch_one(&self.pool).await?;
+        Ok(age.map(|age| Duration::try_from_secs_f64(age).unwrap_or_default()))
+    }
+
     /// Begins to make an entered backup READY, under the fence. Nobody is granted the lock before this has ended.
     ///
     /// # Errors

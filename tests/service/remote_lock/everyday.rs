@@ -203,3 +203,22 @@ async fn nothing_begins_during_an_update_and_the_status_says_so_beforehand() {
     site.world.restore(&backup, "").await.unwrap();
     site.is_tidy().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lock_service_is_told_of_the_trace_that_its_lock_is_taken_for() {
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let site = Site::new().await;
+    let mut request = tonic::Request::new(BackupRequest::default());
+    request.metadata_mut().insert("traceparent", format!("00-{TRACE}-00f067aa0ba902b7-01").parse().unwrap());
+    request.metadata_mut().insert("tracestate", "vendor=of-the-caller".parse().unwrap());
+    let operation = site.world.backups().await.backup(request).await.unwrap().into_inner();
+    site.world.wait(&operation.name).await;
+    let traces = site.host.traces();
+    for method in ["AcquireLock", "ReleaseLock"] {
+        let (_, trace) = traces.iter().find(|(name, _)| name == method).unwrap_or_else(|| panic!("{method} in {traces:?}"));
+        let parts: Vec<_> = trace.split('-').collect();
+        assert_eq!((parts[0], parts[1], parts[3]), ("00", TRACE, "01"), "{method}: {trace}");
+        // Each call is a span of its own.
+        assert!(parts[2].len() == 16 && parts[2] != "00f067aa0ba902b7", "{method}: {trace}");
+    }
+}

@@ -63,16 +63,22 @@ pub struct Faults {
     fault: Arc<Mutex<Fault>>,
     line: Line,
     calls: Arc<Mutex<Vec<String>>>,
+    traces: Arc<Mutex<Vec<(String, String)>>>,
 }
 
 impl Faults {
     pub fn on(line: Line) -> Self {
-        Self { fault: Arc::new(Mutex::new(Fault::None)), line, calls: Arc::default() }
+        Self { fault: Arc::new(Mutex::new(Fault::None)), line, calls: Arc::default(), traces: Arc::default() }
     }
 
     /// Methods that were called since the last look, in their order.
     pub fn take_calls(&self) -> Vec<String> {
         std::mem::take(&mut self.calls.lock().unwrap())
+    }
+
+    /// What calls said of their trace: the method, and the `traceparent`.
+    pub fn traces(&self) -> Vec<(String, String)> {
+        self.traces.lock().unwrap().clone()
     }
 
     pub async fn set(&self, fault: Fault) {
@@ -160,7 +166,11 @@ where
         let faults = self.faults.clone();
         Box::pin(async move {
             let path = request.uri().path().to_owned();
-            faults.calls.lock().unwrap().extend(path.rsplit('/').next().map(str::to_owned));
+            let name = path.rsplit('/').next().unwrap_or_default().to_owned();
+            if let Some(trace) = request.headers().get("traceparent") {
+                faults.traces.lock().unwrap().push((name.clone(), trace.to_str().unwrap().to_owned()));
+            }
+            faults.calls.lock().unwrap().push(name);
             match faults.meet(&path) {
                 Fault::Hangs => pending().await,
                 Fault::Late(by) => {

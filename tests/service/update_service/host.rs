@@ -71,6 +71,11 @@ impl Host {
         self.faults.take_calls()
     }
 
+    /// What calls said of their trace: the method, and the `traceparent`.
+    pub fn traces(&self) -> Vec<(String, String)> {
+        self.faults.traces()
+    }
+
     /// Lets time pass for leases.
     pub fn advance(&self, time: Duration) {
         self.shared.change(|books, _| books.ahead += time);

@@ -24,6 +24,7 @@ fn running() -> Operation {
         method: String::new(),
         reason: String::new(),
         request_id: "r-1".into(),
+        trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736".parse().unwrap()),
         target: Some(sample(None).id),
         create_time: at(1),
         start_time: Some(at(2)),
@@ -51,6 +52,7 @@ fn an_operation_tells_how_far_it_is() {
     assert_eq!(metadata.r#type(), wire::OperationType::Restore);
     assert_eq!(metadata.phase(), wire::OperationPhase::Applying);
     assert_eq!((metadata.fencing_token, metadata.revision), (11, 12));
+    assert_eq!(metadata.trace_id, "4bf92f3577b34da6a3ce929d0e0e4736");
     assert!(metadata.cancellable && metadata.cancel_requested && metadata.end_time.is_none());
     let progress = metadata.progress.unwrap();
     assert_eq!((progress.percent, progress.current_resource.as_str()), (40, "resources/adapters"));
