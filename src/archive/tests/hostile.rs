@@ -308,6 +308,33 @@ fn c11_a_row_of_a_small_file_takes_no_memory_that_is_not_there() {
 }
 
 #[test]
+fn c11_a_small_file_unpacks_to_no_more_than_a_gib() {
+    let manifest = manifest_of(&[("account", CopyFormat::Text)]);
+    let head = zstd::decode_all(&write(&manifest, &[last(0, "")], None).out[..]).unwrap();
+    let name = |number| Manifest::member_name(&manifest.tables[0].path, number);
+    let at = head.windows(name(0).len()).position(|window| window == name(0).as_bytes()).unwrap();
+    let row = [&vec![b'x'; (1 << 20) - 1][..], b"\n"].concat();
+    let file = bomb(19, |out| {
+        out.write_all(&head[..at])?;
+        for (number, rows) in [(0, 1024), (1, 8)] {
+            out.write_all(&tar::header(&name(number), rows << 20, 1_772_326_800).unwrap())?;
+            (0..rows).try_for_each(|_| out.write_all(&row))?;
+        }
+        Ok(())
+    });
+    assert!(file.len() < 200_000, "{}", file.len());
+    let mut bytes = 0;
+    let result = crate::archive::read(&file[..], None, &Trust::default(), |part| {
+        if let Part::Piece(piece) = part {
+            bytes += piece.rows.len();
+        }
+        Ok::<_, Error>(())
+    });
+    assert!(matches!(result, Err(Error::TooLarge(why)) if why.contains("compressed")));
+    assert!(((1 << 30) - (8 << 20)..=1 << 30).contains(&bytes), "{bytes}");
+}
+
+#[test]
 fn a_member_that_claims_more_than_it_has_costs_no_memory() {
     let name = unpack(&plain())[3].0.clone();
     let claim = |size: u64| {
