@@ -24,8 +24,8 @@ SETTINGS = {"autovacuum": "off", "max_wal_size": "16GB", "checkpoint_timeout": "
 
 
 def clean_env(**more):
-    """Without names that Holdfast would take for its configuration, and in one language."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("HOLDFAST_", "PG"))}
+    """Without what others would take for their configuration, and in one language."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("HOLDFAST_", "OTEL_", "PG"))}
     return {**env, "LC_ALL": "C.UTF-8", **more}
 
 
