@@ -3,7 +3,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use chrono::{DateTime, NaiveDateTime, TimeZone, Timelike, Utc};
+use chrono::{DateTime, Datelike, NaiveDateTime, TimeZone, Timelike, Utc};
 use chrono_tz::Tz;
 use croner::parser::{CronParser, Seconds, Year};
 use serde::{Deserialize, Serialize};
@@ -100,10 +100,10 @@ impl Schedule {
             return Err(Invalid::StartDeadline);
         }
         let schedule = Self { enabled, recurrence, time_zone, start_deadline };
-        let cron = schedule.cron()?;
+        let cron = schedule.cron(now)?;
         let mut last = schedule.after(&cron, now).ok_or(Invalid::Never)?;
         for _ in 0..24 {
-            let next = schedule.after(&cron, last).ok_or(Invalid::Never)?;
+            let Some(next) = schedule.after(&cron, last) else { break };
             if (next - last).to_std().is_ok_and(|period| period < Self::MIN_PERIOD) {
                 return Err(Invalid::TooOften);
             }
@@ -115,7 +115,7 @@ impl Schedule {
     /// The first run after `time`. A local time that does not exist on a day with a clock change runs at the next one
     /// that does; one that exists twice runs once.
     pub fn next_after(&self, time: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        self.after(&self.cron().ok()?, time)
+        self.after(&self.cron(time).ok()?, time)
     }
 
     /// What is to be done at `time`, when every run planned up to `since` has its result. `busy_until`: the end of the run
@@ -140,7 +140,7 @@ impl Schedule {
 
     /// All runs after `time`.
     fn planned(&self, time: DateTime<Utc>) -> impl Iterator<Item = DateTime<Utc>> {
-        let cron = self.cron().ok();
+        let cron = self.cron(time).ok();
         std::iter::successors(Some(time), move |time| self.after(cron.as_ref()?, *time)).skip(1)
     }
 
@@ -167,15 +167,19 @@ impl Schedule {
             .map(|moment| moment.with_timezone(&Utc))
     }
 
-    fn cron(&self) -> Result<croner::Cron, Invalid> {
+    /// The pattern, in the years from `time` on in which it runs at least once, if it ever does: whoever looks for a run looks no
+    /// further. (29 February is on the same day of the week again after 40 years at most.)
+    fn cron(&self, time: DateTime<Utc>) -> Result<croner::Cron, Invalid> {
         match &self.recurrence {
             Recurrence::Daily { hours: 0..=23, minutes: 0..=59 } => {}
             Recurrence::Daily { .. } => return Err(Invalid::Time),
             Recurrence::Cron(text) if text.split_whitespace().count() == 5 => {}
             Recurrence::Cron(_) => return Err(Invalid::Cron),
         }
-        let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
-        parser.parse(&self.recurrence.expression()).map_err(|_| Invalid::Cron)
+        let parser = CronParser::builder().seconds(Seconds::Required).year(Year::Required).build();
+        let years = time.year() - 1..=time.year() + 41;
+        let pattern = format!("0 {} {}-{}", self.recurrence.expression(), years.start(), years.end());
+        parser.parse(&pattern).map_err(|_| Invalid::Cron)
     }
 }
 

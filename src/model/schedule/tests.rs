@@ -25,12 +25,23 @@ fn s10_cron_has_five_fields_and_a_next_run() {
     assert_eq!(cron("30 2 * * 1-5"), Ok(()));
     assert_eq!(cron("0 0 29 2 *"), Ok(()));
     assert_eq!(cron("0 0 31 2 *"), Err(Invalid::Never));
+    assert_eq!(cron("0 0 27 2 +"), Err(Invalid::Never));
     assert_eq!(cron("* * * * *"), Err(Invalid::TooOften));
     for text in ["", "0 30 2 * * 1-5", "61 2 * * *", "a b c d e", "@daily", "0 2 * *"] {
         assert_eq!(cron(text), Err(Invalid::Cron), "{text}");
     }
     assert_eq!(schedule(Recurrence::Daily { hours: 24, minutes: 0 }, "UTC"), Err(Invalid::Time));
     assert_eq!(schedule(Recurrence::Daily { hours: 1, minutes: 0 }, "Mars/Olympus"), Err(Invalid::TimeZone));
+}
+
+#[test]
+fn a_rule_that_runs_once_in_forty_years_runs() {
+    let rare = schedule(Recurrence::Cron("0 0 29 2 +TUE".into()), "UTC").unwrap();
+    let mut time = at("2026-01-01T00:00:00Z");
+    for year in [2028, 2056, 2084, 2124, 2152] {
+        time = rare.next_after(time).unwrap();
+        assert_eq!(time, at(&format!("{year}-02-29T00:00:00Z")));
+    }
 }
 
 #[test]
