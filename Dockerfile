@@ -13,8 +13,8 @@ RUN if ! command -v clang >/dev/null || ! pkg-config --exists openssl; then \
     fi
 # `true` where all crates are in the mounted registry of cargo.
 ARG CARGO_NET_OFFLINE=false
-# Names of functions stay in it, for what a panic says; line numbers do not.
-ENV CARGO_PROFILE_RELEASE_STRIP=debuginfo CARGO_INCREMENTAL=0
+# A panic names its place all the same.
+ENV CARGO_PROFILE_RELEASE_STRIP=symbols CARGO_INCREMENTAL=0
 WORKDIR /build
 # The dependencies have a layer of their own: it is made again when Cargo.lock changes, not with every change of the program.
 COPY Cargo.toml Cargo.lock ./
