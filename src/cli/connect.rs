@@ -230,27 +230,43 @@ pub fn pause(attempt: u32) -> Duration {
 
 /// The token of the caller. It is sent with every call and shown nowhere.
 #[derive(Clone)]
-pub struct Bearer(Option<AsciiMetadataValue>);
+pub struct Bearer {
+    value: Option<AsciiMetadataValue>,
+    /// Read again for each call: tokens of Kubernetes are replaced within the hour, and a command may follow a backup for longer.
+    file: Option<PathBuf>,
+}
 
 impl Bearer {
     fn of(connection: &Connection) -> Result<Self, Problem> {
-        let token = match &connection.token_file {
+        let file = connection.token_file.clone();
+        let token = match &file {
             Some(path) => {
                 Some(std::fs::read_to_string(path).with_context(|| format!("cannot read the token file {}", path.display()))?)
             }
             None => std::env::var(TOKEN).ok(),
         };
-        let Some(token) = token.as_deref().map(str::trim).filter(|token| !token.is_empty()) else { return Ok(Self(None)) };
-        let mut value = AsciiMetadataValue::try_from(format!("Bearer {token}"))
-            .map_err(|_| Problem::usage("the token has characters that a token cannot have"))?;
-        value.set_sensitive(true);
-        Ok(Self(Some(value)))
+        Ok(Self { value: bearer(token.as_deref().unwrap_or_default())?, file })
     }
+}
+
+/// `None` for a blank token.
+fn bearer(token: &str) -> Result<Option<AsciiMetadataValue>, Problem> {
+    let token = token.trim();
+    if token.is_empty() {
+        return Ok(None);
+    }
+    let mut value = AsciiMetadataValue::try_from(format!("Bearer {token}"))
+        .map_err(|_| Problem::usage("the token has characters that a token cannot have"))?;
+    value.set_sensitive(true);
+    Ok(Some(value))
 }
 
 impl Interceptor for Bearer {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(token) = &self.0 {
+        // A file that is being replaced leaves the token before it.
+        let token = self.file.as_ref().and_then(|path| bearer(&std::fs::read_to_string(path).ok()?).ok().flatten());
+        self.value = token.or(self.value.take());
+        if let Some(token) = &self.value {
             request.metadata_mut().insert("authorization", token.clone());
         }
         Ok(request)

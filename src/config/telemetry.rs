@@ -102,6 +102,13 @@ pub fn export(allow_plaintext: bool) -> Result<Option<Export>> {
         Ok(Some(address).filter(|_| wanted && !disabled))
     };
     let (traces, metrics) = (endpoint("TRACES")?, endpoint("METRICS")?);
+    // The exporter would take them before the common ones, unchecked.
+    for signal in ["TRACES", "METRICS"] {
+        for kind in ["HEADERS", "TIMEOUT", "PROTOCOL", "COMPRESSION"] {
+            let name = format!("OTEL_EXPORTER_OTLP_{signal}_{kind}");
+            ensure!(standard(&name).is_none(), "{name} is not taken: set OTEL_EXPORTER_OTLP_{kind}, for traces and metrics");
+        }
+    }
     one_of("OTEL_EXPORTER_OTLP_PROTOCOL", &["grpc"])?;
     one_of("OTEL_EXPORTER_OTLP_COMPRESSION", &["none"])?;
     one_of(SAMPLER, &SAMPLERS)?;

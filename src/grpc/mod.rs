@@ -167,13 +167,17 @@ pub async fn serve(listener: Listener, holdfast: Holdfast, settings: Settings) -
         .add_service(v1alpha.max_decoding_message_size(MAX_MESSAGE));
     let told = settings.probes.tell(reporter, stopping.clone());
     let server = router.serve_with_incoming_shutdown(listener.connections(), told);
-    let served = async { tokio::join!(server, settings.probes.look(&holdfast)).0 };
+    let look = async {
+        settings.probes.look(&holdfast).await;
+        std::future::pending().await
+    };
     let too_late = async {
         stopping.cancelled().await;
         tokio::time::sleep(SHUTDOWN).await;
     };
     tokio::select! {
-        end = served => end?,
+        end = server => end?,
+        () = look => {}
         () = too_late => warn!("calls that did not end in time are cut off"),
     }
     Ok(())

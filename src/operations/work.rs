@@ -274,13 +274,16 @@ impl Holdfast {
                 Outcome::Failed(Box::new(failure))
             }
         });
-        work.ended(&operation);
-        (self.0.parts.told)(&operation);
         let write = async {
             // A database that went silent in the middle of it is asked again.
-            while let Err(error) = timeout(ANSWER, self.write_end(&operation)).await.unwrap_or(Err(Error::TimedOut)) {
-                tracing::warn!(%error, operation_id = %operation.id, "the outcome of an operation could not be written");
-                sleep(Duration::from_secs(1)).await;
+            loop {
+                match timeout(ANSWER, self.write_end(&operation)).await.unwrap_or(Err(Error::TimedOut)) {
+                    Ok(written) => return written,
+                    Err(error) => {
+                        tracing::warn!(%error, operation_id = %operation.id, "the outcome of an operation could not be written");
+                        sleep(Duration::from_secs(1)).await;
+                    }
+                }
             }
         };
         let given_up = async {
@@ -288,17 +291,25 @@ impl Holdfast {
             sleep(LAST_CHANCE).await;
         };
         tokio::select! {
-            () = write => tracing::info!(operation_id = %operation.id, "operation ended"),
-            () = given_up => tracing::warn!(operation_id = %operation.id, "the next start writes how the operation ended"),
+            written = write => {
+                work.ended(&written);
+                (self.0.parts.told)(&written);
+                tracing::info!(operation_id = %operation.id, "operation ended");
+            }
+            () = given_up => {
+                work.ended(&operation);
+                tracing::warn!(operation_id = %operation.id, "the next start writes how the operation ended");
+            }
         }
     }
 
-    async fn write_end(&self, operation: &Operation) -> Result<()> {
+    /// Returns the operation as it is written.
+    async fn write_end(&self, operation: &Operation) -> Result<Operation> {
         let state = &self.0.parts.state;
         let Some(Outcome::Failed(failure)) = &operation.outcome else {
             self.let_go(operation).await?;
             state.report(operation).await?;
-            return Ok(());
+            return Ok(operation.clone());
         };
         // After a defect as little is certain as after the death of a process.
         if failure.reason == Reason::Internal
@@ -307,14 +318,14 @@ impl Holdfast {
             let mut operation = Operation { outcome: Some(outcome), ..operation.clone() };
             operation.progress.percent = 100;
             state.report(&operation).await?;
-            return Ok(());
+            return Ok(operation);
         }
         if operation.kind == Kind::Restore {
             self.discard_safety_backup(operation.id).await?;
         }
         self.let_go(operation).await?;
         state.report(operation).await?;
-        Ok(())
+        Ok(operation.clone())
     }
 
     pub async fn get_operation(&self, id: OperationId) -> Result<Operation> {
