@@ -21,7 +21,7 @@ pub async fn start(holdfast: Holdfast) -> Result<JobScheduler, JobSchedulerError
         Box::pin(async move {
             if let Err(error) = holdfast.tick().await {
                 let failure = error.failure();
-                tracing::warn!(reason = ?failure.reason, message = failure.message, "a tick of the schedule failed");
+                tracing::warn!(reason = failure.reason.word(), message = failure.message, "a tick of the schedule failed");
             }
         })
     })?;

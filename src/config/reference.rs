@@ -129,6 +129,10 @@ pub fn in_force(matches: &ArgMatches) -> Vec<Setting> {
 }
 
 fn shown(name: String, value: Option<String>, source: &'static str) -> Setting {
-    let masked = MASKED.contains(&name.as_str());
-    Setting { value: value.map(|value| if masked { "(not shown)".to_owned() } else { value }), name, source }
+    let secret = |value: &str| {
+        // An address with a password or a token in it.
+        let address = value.split_once("://").is_some_and(|(_, rest)| rest.contains(['@', '?']));
+        address || MASKED.contains(&name.as_str())
+    };
+    Setting { value: value.map(|value| if secret(&value) { "(not shown)".to_owned() } else { value }), name, source }
 }

@@ -126,6 +126,8 @@ pub fn export(allow_plaintext: bool) -> Result<Option<Export>> {
     for name in ["OTEL_EXPORTER_OTLP_TIMEOUT", "OTEL_BSP_SCHEDULE_DELAY", "OTEL_BSP_MAX_QUEUE_SIZE"] {
         ensure!(number::<u32>(name)? != Some(0), "{name} is a number above 0");
     }
+    let queue: u32 = number("OTEL_BSP_MAX_QUEUE_SIZE")?.unwrap_or(1);
+    ensure!(queue <= 100_000, "OTEL_BSP_MAX_QUEUE_SIZE is at most 100000: each span in it takes memory");
     let interval: u32 = number("OTEL_METRIC_EXPORT_INTERVAL")?.unwrap_or(60_000);
     ensure!(interval >= 100, "OTEL_METRIC_EXPORT_INTERVAL is in milliseconds, and at least 100");
     let read = |path: String| fs::read(&path).with_context(|| format!("{CERTIFICATE} is {path}, which cannot be read"));

@@ -145,14 +145,11 @@ pub fn observe(meter: &Meter, figures: &Shared) {
     let refusals = meter.u64_observable_counter("backup.auth.failures");
     let refusals = refusals.with_description("Callers that this process refused, since it began, by the reason");
     let observe = |figures: &Figures, counter: &dyn AsyncInstrument<u64>| {
-        for (reason, name) in [
-            (Reason::CredentialsMissing, "CREDENTIALS_MISSING"),
-            (Reason::CredentialsInvalid, "CREDENTIALS_INVALID"),
-            (Reason::PermissionMissing, "PERMISSION_MISSING"),
-            (Reason::IdentityUnavailable, "IDENTITY_UNAVAILABLE"),
-        ] {
+        for reason in
+            [Reason::CredentialsMissing, Reason::CredentialsInvalid, Reason::PermissionMissing, Reason::IdentityUnavailable]
+        {
             let count = figures.refusals.iter().find(|(found, _)| *found == reason).map_or(0, |(_, count)| *count);
-            counter.observe(count, &[KeyValue::new("reason", name)]);
+            counter.observe(count, &[KeyValue::new("reason", reason.word())]);
         }
     };
     refusals.with_callback(with(figures, observe)).build();

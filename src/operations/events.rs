@@ -124,7 +124,7 @@ impl Holdfast {
                 principal = event.actor.principal,
                 peer = event.actor.peer_address,
                 method = event.method,
-                reason = ?event.failure,
+                reason = event.failure.map(Reason::word),
                 count = stands_for,
                 "access denied"
             );

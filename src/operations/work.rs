@@ -270,7 +270,7 @@ impl Holdfast {
                     Reason::LeaseLost => failure.with("fencingToken", operation.fencing_token),
                     _ => failure,
                 };
-                tracing::warn!(operation_id = %operation.id, reason = ?failure.reason, message = failure.message, "operation failed");
+                tracing::warn!(operation_id = %operation.id, reason = failure.reason.word(), message = failure.message, "operation failed");
                 Outcome::Failed(Box::new(failure))
             }
         });

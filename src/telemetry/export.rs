@@ -47,22 +47,22 @@ impl Export {
     /// To be called in the runtime that is to speak with the collector.
     pub fn to_metrics(&self) -> Result<Option<MetricExporter>> {
         let Some(address) = &self.metrics else { return Ok(None) };
-        let exporter = MetricExporter::builder().with_tonic().with_endpoint(address);
-        let exporter = match self.tls(address) {
-            Some(tls) => exporter.with_tls_config(tls).build(),
-            None => exporter.build(),
-        };
+        let exporter = self.at(address, MetricExporter::builder().with_tonic()).build();
         exporter.map(Some).context("metrics cannot be exported")
     }
 
     fn to_traces(&self) -> Result<Option<SpanExporter>> {
         let Some(address) = &self.traces else { return Ok(None) };
-        let exporter = SpanExporter::builder().with_tonic().with_endpoint(address);
-        let exporter = match self.tls(address) {
-            Some(tls) => exporter.with_tls_config(tls).build(),
-            None => exporter.build(),
-        };
+        let exporter = self.at(address, SpanExporter::builder().with_tonic()).build();
         exporter.map(Some).context("traces cannot be exported")
+    }
+
+    fn at<B: WithExportConfig + WithTonicConfig>(&self, address: &str, exporter: B) -> B {
+        let exporter = exporter.with_endpoint(address);
+        match self.tls(address) {
+            Some(tls) => exporter.with_tls_config(tls),
+            None => exporter,
+        }
     }
 
     fn tls(&self, address: &str) -> Option<ClientTlsConfig> {

@@ -77,6 +77,8 @@ async fn check_config_prints_what_is_in_force_and_no_secret_and_says_what_is_wro
         let problem = text(&output.stderr);
         assert!(!output.status.success() && problem.contains(words), "{name}={value}: {output:?}");
     }
+    let output = check(&world, &[], &[("HOLDFAST_ARCHIVE__URL", "s3://key:a-password-in-an-address@bucket/prefix")]);
+    assert!(!text(&output.stdout).contains("a-password-in-an-address") && text(&output.stdout).contains("(not shown)"));
     assert!(world.files().is_empty() && !world.folder().join(".holdfast-volume").exists());
 }
 
@@ -92,6 +94,8 @@ async fn standard_names_of_telemetry_that_are_not_understood_are_named_at_the_st
         ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip", "here it can be none"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "a-key-without-its-name", "not a list such as api-key="),
         ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/nonexistent", "/nonexistent"),
+        ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "api-key=x", "set OTEL_EXPORTER_OTLP_HEADERS"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "4000000000", "at most 100000"),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s", "OTEL_EXPORTER_OTLP_TIMEOUT"),
         ("OTEL_TRACES_EXPORTER", "zipkin", "otlp, none"),
         ("OTEL_METRICS_EXPORTER", "prometheus", "otlp, none"),
